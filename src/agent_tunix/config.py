@@ -1,0 +1,204 @@
+"""Every default, once. `conf/*.yaml` holds differences from these only.
+
+Keys equal the parameter names of the functions they reach; fractions are in [0, 1].
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The policy: architecture, initialisation and which parameters train."""
+
+    name: str = "tiny"
+    layers: int = 2
+    width: int = 64
+    heads: int = 2
+    kv_heads: int = 1
+    head_dim: int = 32
+    mlp: int = 256
+    lora_rank: int = 0
+    """0 trains every parameter."""
+    lora_alpha: float = 16.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where prompts and reference answers come from."""
+
+    task: str = "sorting"
+    """A built-in task, or `file` for JSONL, CSV or Parquet rows of your own."""
+    path: str | None = None
+    """Folder of `train.jsonl` and `test.jsonl` (gsm8k), or a file or folder of rows (file). None asks the hub."""
+    level: int = 1
+    """Difficulty of procedural tasks, from 1."""
+    train_size: int = 20_000
+    """Rows generated for training by procedural tasks."""
+    heldout_size: int = 512
+    """Rows held out for evaluation; the split cannot overlap with training."""
+    prompt_column: str = "prompt"
+    answer_column: str = "answer"
+    demonstration_column: str = "demonstration"
+    malformed: str = "raise"
+    """`raise` or `skip` rows that cannot be read; skipped ones are named and counted."""
+    max_prompt_tokens: int = 16
+    overlong_prompts: str = "raise"
+    """`raise`, or `truncate` from the left; truncated ones are counted."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How completions are drawn."""
+
+    max_completion_tokens: int = 24
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """0 keeps every token."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    """Single-token strings that end a completion besides the end-of-sequence token."""
+    rollout_microbatches: int = 1
+    """Parts in which a batch of prompts is sampled."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """The default reward, alpha * format + beta * correctness, and what is done to it."""
+
+    alpha: float = 0.3
+    """Weight of the format."""
+    beta: float = 0.7
+    """Weight of the exact answer."""
+    kl_penalty: float = 0.0
+    """Coefficient of the k1 divergence subtracted from the reward (not from the loss)."""
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    """Which estimator, by its name in `agent_tunix.advantages`, and its arguments."""
+
+    estimator: str = "group_normalized"
+    arguments: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The policy loss."""
+
+    surrogate: str = "clipped"
+    """`clipped` (PPO) or `truncated` (CISPO)."""
+    ratio: str = "token"
+    """`token`, or `sequence` (GSPO)."""
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    """None: equal to epsilon."""
+    dual_clip: float | None = None
+    """Bound on the ratio for negative advantages, above 1."""
+    kl_coefficient: float = 0.0
+    kl_estimator: str = "k3"
+    entropy_coefficient: float = 0.0
+    aggregation: str = "token_mean"
+    """`token_mean`, `sequence_mean_token_mean`, `sequence_mean_token_sum` or `constant` (Dr.GRPO)."""
+    mask_truncated: bool = False
+    mismatch_cap: float | None = None
+    """Cap of the importance weight between the policy and the sampler; None leaves it out."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 10
+    final_fraction: float = 0.1
+    """Learning rate at the end as a fraction of its peak."""
+    schedule: str = "cosine"
+    """`cosine` or `constant`."""
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class WarmStartConfig:
+    """The supervised start of a policy without pretrained weights."""
+
+    steps: int = 220
+    """0 leaves it out."""
+    rows_per_batch: int = 64
+    learning_rate: float = 2e-3
+    warmup_steps: int = 30
+    final_fraction: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The GRPO loop. A step is one optimizer update, a batch one round of rollouts."""
+
+    steps: int = 300
+    prompts_per_batch: int = 64
+    group_size: int = 8
+    num_iterations: int = 1
+    """Passes over each batch of rollouts."""
+    minibatches: int = 1
+    """Optimizer updates per pass; prompts are split evenly."""
+    microbatches: int = 1
+    """Parts in which the gradient of one update is accumulated."""
+    dynamic_sampling: bool = False
+    """Refill groups whose unshaped rewards are all equal (DAPO)."""
+    max_refills: int = 3
+    reward_function: str | None = None
+    """A name in `agent_tunix.rewards`, `package.module:function` or `file.py:function`; None is the default reward."""
+    log_rewards: bool = False
+    save_reward_analysis: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Held-out accuracy with the strict grader, during training and afterwards."""
+
+    every_steps: int = 50
+    """0: only at the end."""
+    rows: int = 512
+    prompts_per_batch: int = 128
+    sampled: bool = True
+    """Also sample once per prompt at the training temperature."""
+    patience: int = 0
+    """Stop after this many evaluations without a better accuracy; 0 never stops."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When state is saved."""
+
+    every_steps: int = 50
+    keep: int = 2
+    """Newest checkpoints kept; the best by held-out accuracy is kept besides."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    run_dir: str | None = None
+    """Folder of the run; None makes a new one below `runs`. An existing run is resumed."""
+    resume: str = "auto"
+    """`auto` resumes an existing run whose config is equal, `force` also one whose config differs, `never` refuses."""
+    cache_dir: str | None = None
+    """Compiled programs and warm starts; None: the environment variable AGENT_TUNIX_CACHE, else `.cache/agent_tunix`."""
