@@ -1,0 +1,155 @@
+"""Saving and restoring everything a run needs to go on as if it had never stopped.
+
+One orbax checkpoint holds the arrays (trainable parameters, optimizer state, shaping state) and a JSON record (step,
+batch, data iterator, positions in the run's files, fingerprint). Writing happens in the background; a checkpoint that
+was cut off by a kill is never seen.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from agent_tunix.errors import AgentTunixError
+
+ARRAYS, RECORD = "arrays", "record"
+
+
+class CheckpointError(AgentTunixError):
+    """A checkpoint could not be written or read."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest few and the best.
+
+    Args:
+      directory: Folder of the checkpoints; created if missing.
+      keep: Newest checkpoints kept besides the one with the best accuracy.
+    """
+
+    def __init__(self, directory: Path, *, keep: int) -> None:
+        best = managers.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1)
+        self.directory = Path(directory).absolute()
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                cleanup_tmp_directories=True,
+            ),
+            item_names=(ARRAYS, RECORD),
+        )
+
+    def save(self, step: int, arrays: Any, record: dict[str, Any], *, accuracy: float, wait: bool = False) -> None:
+        """Starts to write the state after `step`; an existing checkpoint of that step is left as it is.
+
+        Args:
+          step: Optimizer updates done.
+          arrays: Pytree of arrays.
+          record: JSON-serialisable record.
+          accuracy: Held-out accuracy of the last evaluation, by which the best checkpoint is chosen.
+          wait: Return only when the checkpoint is complete.
+
+        Raises:
+          CheckpointError: If the disk refuses, also when an earlier background write failed.
+        """
+        if step in self._manager.all_steps():
+            return self.wait() if wait else None
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **{ARRAYS: ocp.args.StandardSave(_detached(arrays)), RECORD: ocp.args.JsonSave(record)}
+                ),
+                metrics={"accuracy": accuracy},
+                force=True,
+            )
+        except OSError as error:
+            raise self._failed(step, error) from error
+        return self.wait() if wait else None
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
+        """The arrays and the record of a complete checkpoint, or None if there is none.
+
+        Args:
+          like: Pytree of arrays (or shapes) with the structure to restore.
+          step: Which checkpoint; None is the newest.
+
+        Raises:
+          CheckpointError: If the asked step does not exist.
+        """
+        step = self._manager.latest_step() if step is None else step
+        if step is None:
+            return None
+        if step not in self._manager.all_steps():
+            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are {self.steps()}")
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                **{ARRAYS: ocp.args.StandardRestore(jax.tree.map(_shape, like)), RECORD: ocp.args.JsonRestore()}
+            ),
+        )
+        return restored[ARRAYS], restored[RECORD]
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the best held-out accuracy; of several, the newest."""
+        return max(self.steps(), key=lambda step: (self._accuracy(step), step), default=None)
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          CheckpointError: If a background write failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise self._failed(None, error) from error
+
+    def close(self) -> None:
+        """Waits and releases the manager's threads."""
+        self._manager.close()
+
+    def _accuracy(self, step: int) -> float:
+        metrics = self._manager.metrics(step)
+        return float(metrics["accuracy"]) if metrics else float("-inf")
+
+    def _failed(self, step: int | None, error: OSError) -> CheckpointError:
+        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        last = self._manager.latest_step()
+        kept = "none is complete" if last is None else f"the last complete one is of step {last}"
+        return CheckpointError(
+            f"could not write {what} to {self.directory}: {error}; {kept}. Free space and run the same command again"
+        )
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Writes one pytree of arrays; complete or not there at all."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(path).absolute(), _detached(tree))
+
+
+def load_tree(path: Path, like: Any) -> Any:
+    """Reads what `save_tree` wrote, in the structure of `like`."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(Path(path).absolute(), jax.tree.map(_shape, like))
+
+
+def _detached(tree: Any) -> Any:
+    """Copies of arrays that live in host memory: the next update donates those buffers while they are being written."""
+
+    def copy(leaf: Any) -> Any:
+        on_host = isinstance(leaf, np.ndarray) or next(iter(leaf.devices())).platform == "cpu"
+        return np.array(leaf, copy=True) if on_host else leaf
+
+    return jax.tree.map(copy, tree)
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))

@@ -1,0 +1,149 @@
+"""The numbers logged for every batch, from the host's arrays. Names as in the documentation's list of metrics."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from agent_tunix.types import Outcome, Rollouts, Score
+
+OUTCOMES = {
+    Outcome.ABSTAINED: "abstained_fraction",
+    Outcome.FAILED: "failed_fraction",
+    Outcome.TIMED_OUT: "timed_out_fraction",
+}
+
+
+def reward_measures(score: Score) -> dict[str, float]:
+    """Mean, spread and range of the reward and of each part, and what became of each part's grader calls.
+
+    Entries without a value enter no statistic; a statistic over nothing is nan.
+    """
+    valid = np.asarray(score.valid)
+    value = np.asarray(score.value, np.float64)[valid]
+    out = {f"reward/{name}": number for name, number in _spread(value).items()}
+    out["reward/invalid_fraction"] = float(1.0 - valid.mean())
+    for name, part in score.parts.items():
+        part = np.asarray(part, np.float64)
+        present = part[~np.isnan(part)]
+        out[f"reward/part/{name}"] = _mean(present)
+        out[f"reward/part/{name}/std"] = float(present.std()) if present.size else float("nan")
+        outcomes = np.asarray(score.outcomes.get(name, np.zeros(part.shape, int)))
+        out |= {f"reward/part/{name}/{label}": float((outcomes == kind).mean()) for kind, label in OUTCOMES.items()}
+    return out
+
+
+def group_measures(score: Score) -> dict[str, float]:
+    """How many groups carry a preference, and how far rewards spread within them."""
+    value, valid = np.asarray(score.value, np.float64), np.asarray(score.valid)
+    deviations = [row[keep].std(ddof=1) for row, keep in zip(value, valid, strict=True) if keep.sum() > 1]
+    return {
+        "group/flat_fraction": float(flat(value, valid).mean()),
+        "group/std": _mean(np.asarray(deviations)),
+    }
+
+
+def flat(value: Float[np.ndarray, "prompts group"], valid: Bool[np.ndarray, "prompts group"]) -> np.ndarray:
+    """Groups whose valid rewards are all equal, or fewer than two."""
+    low = np.where(valid, value, np.inf).min(-1)
+    high = np.where(valid, value, -np.inf).max(-1)
+    return (high <= low) | (valid.sum(-1) < 2)
+
+
+def completion_measures(rollouts: Rollouts) -> dict[str, float]:
+    """Lengths in tokens and the share cut off by the budget."""
+    lengths, truncated = rollouts.lengths, np.asarray(rollouts.truncated)
+    return {
+        "completion/length": float(lengths.mean()),
+        "completion/length_min": float(lengths.min()),
+        "completion/length_max": float(lengths.max()),
+        "completion/length_ended": _mean(lengths[~truncated]),
+        "completion/truncated_fraction": float(truncated.mean()),
+    }
+
+
+def source_measures(rollouts: Rollouts, score: Score) -> Mapping[str, float]:
+    """Mean reward of each task of a mixture; nothing for a single one."""
+    tasks = np.asarray([str(task) for task in rollouts.columns.get("task", ())])
+    names = sorted(set(tasks.tolist()))
+    if len(names) < 2:
+        return {}
+    value, valid = np.asarray(score.value, np.float64), np.asarray(score.valid)
+    return {f"reward/task/{name}": _mean(value[tasks == name][valid[tasks == name]]) for name in names}
+
+
+def _spread(value: np.ndarray) -> dict[str, float]:
+    if not value.size:
+        return dict.fromkeys(("mean", "std", "min", "max"), float("nan"))
+    return {
+        "mean": float(value.mean()),
+        "std": float(value.std()),
+        "min": float(value.min()),
+        "max": float(value.max()),
+    }
+
+
+def _mean(value: np.ndarray) -> float:
+    return float(value.mean()) if value.size else float("nan")
+
+
+def rollout_records(
+    rollouts: Rollouts,
+    raw: Score | None,
+    shaped: Score | None,
+    credit: Float[np.ndarray, "prompts group tokens"] | None,
+    *,
+    step: int,
+    batch: int,
+) -> list[dict[str, Any]]:
+    """One JSON-serialisable record per completion, for the run's samples.
+
+    Args:
+      rollouts: The batch.
+      raw: Its score before shaping; None if the reward failed, then only texts are recorded.
+      shaped: Its score after shaping.
+      credit: Its advantages; None for groups that were sampled but not trained on.
+      step: Optimizer updates before this batch.
+      batch: Index of the batch.
+    """
+    failures: dict[tuple[int, int], dict[str, str]] = {}
+    for failure in raw.failures if raw else ():
+        failures.setdefault((failure.prompt_index, failure.completion_index), {})[failure.part] = failure.reason
+    lengths = rollouts.lengths
+    out = []
+    for p, g in np.ndindex(*rollouts.shape):
+        record: dict[str, Any] = {
+            "step": step,
+            "batch": batch,
+            "prompt_index": p,
+            "completion_index": g,
+            "prompt": rollouts.prompts[p],
+            "completion": rollouts.completions[p][g],
+            "columns": {name: column[p] for name, column in rollouts.columns.items()},
+            "length": int(lengths[p, g]),
+            "truncated": bool(rollouts.truncated[p, g]),
+        }
+        if raw is not None:
+            record |= _scored_record(raw, p, g)
+        if shaped is not None:
+            record["shaped"] = _value(shaped, p, g)
+        if credit is not None:
+            record["advantage"] = float(credit[p, g, 0])
+        if (p, g) in failures:
+            record["failures"] = failures[p, g]
+        out.append(record)
+    return out
+
+
+def _scored_record(score: Score, p: int, g: int) -> dict[str, Any]:
+    parts = {name: float(part[p, g]) for name, part in score.parts.items()}
+    return {
+        "reward": _value(score, p, g),
+        "parts": {name: None if np.isnan(value) else value for name, value in parts.items()},
+        "outcomes": {name: Outcome(int(codes[p, g])).name.lower() for name, codes in score.outcomes.items()},
+    }
+
+
+def _value(score: Score, p: int, g: int) -> float | None:
+    return float(score.value[p, g]) if score.valid[p, g] else None

@@ -1,0 +1,242 @@
+"""Policies: a model of Tunix as pure functions over its parameter tree.
+
+A `Policy` holds functions only; parameters travel beside it as `Parameters`, split into what trains and what does not,
+so that full training and LoRA share every path.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import qwix
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tunix.models.qwen3 import model as tunix_qwen3
+
+from agent_tunix.models import _qwen3
+from agent_tunix.models._head import token_logprobs
+from agent_tunix.types import Params
+
+__all__ = [
+    "Architecture",
+    "Parameters",
+    "Policy",
+    "full",
+    "initial_params",
+    "lora",
+    "merged",
+    "params_sha256",
+    "policy",
+    "tiny",
+    "token_logprobs",
+    "tunix_module",
+]
+
+LORA_MODULES = ".*q_proj|.*k_proj|.*v_proj|.*o_proj|.*gate_proj|.*down_proj|.*up_proj"
+
+DecodeStep = Callable[[Any, Int[Array, " rows"], Int[Array, ""]], tuple[Float[Array, "rows vocab"], Any]]
+
+
+class Architecture(NamedTuple):
+    """Sizes of a Qwen3 decoder with tied embeddings."""
+
+    vocab_size: int
+    layers: int = 2
+    width: int = 64
+    heads: int = 2
+    kv_heads: int = 1
+    head_dim: int = 32
+    mlp: int = 256
+
+
+class Policy(NamedTuple):
+    """The functions of one model; `params` is the full tree, as `merged` returns it.
+
+    Attributes:
+      decoder: `(params, prompt_ids, prompt_mask, group_size, max_tokens) -> (cache, step)`. Computes every prompt once;
+        `step(cache, tokens, index)` gives the logits that follow `tokens` and the extended cache. The first tokens to
+        feed are the last prompt tokens. Rows are `prompts * group_size`.
+      features: `(params, prompt_ids, prompt_mask, completion_ids) -> [prompts group tokens width]`, teacher forced:
+        entry `t` predicts completion token `t`.
+      unembedding: `params -> [vocab width]`, the matrix from features to logits.
+    """
+
+    decoder: Callable[..., tuple[Any, DecodeStep]]
+    features: Callable[..., Float[Array, "prompts group tokens width"]]
+    unembedding: Callable[[Params], Float[Array, "vocab width"]]
+
+    def logprobs(
+        self,
+        params: Params,
+        prompt_ids: Int[Array, "prompts prompt_tokens"],
+        prompt_mask: Bool[Array, "prompts prompt_tokens"],
+        completion_ids: Int[Array, "prompts group tokens"],
+        temperature: float = 1.0,
+    ) -> tuple[Float[Array, "prompts group tokens"], Float[Array, "prompts group tokens"]]:
+        """Log-probabilities of completion tokens and entropies of the distributions they come from, in nats."""
+        hidden = self.features(params, prompt_ids, prompt_mask, completion_ids)
+        return token_logprobs(hidden, self.unembedding(params), completion_ids, temperature)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A policy's parameters, split by whether the optimizer sees them. A pytree.
+
+    Attributes:
+      trainable: What the optimizer updates and checkpoints hold.
+      frozen: The rest; the backbone under LoRA, empty in full training.
+      lora_scale: `alpha / rank`; 0 in full training.
+    """
+
+    trainable: Params
+    frozen: Params
+    lora_scale: float = 0.0
+
+
+jax.tree_util.register_dataclass(Parameters, data_fields=("trainable", "frozen"), meta_fields=("lora_scale",))
+
+
+def tiny(vocab_size: int, **sizes: int) -> Architecture:
+    """The built-in small policy: Tunix's Qwen3 with fewer than 1.5 million parameters at its default sizes."""
+    return Architecture(vocab_size=vocab_size, **sizes)
+
+
+def policy(architecture: Architecture) -> Policy:
+    """The forward functions of a Qwen3 architecture."""
+    shape = _qwen3.Shape(architecture.heads, architecture.kv_heads, architecture.head_dim)
+
+    def decoder(
+        params: Params,
+        prompt_ids: Int[Array, "prompts prompt_tokens"],
+        prompt_mask: Bool[Array, "prompts prompt_tokens"],
+        group_size: int,
+        max_tokens: int,
+    ) -> tuple[Any, DecodeStep]:
+        prefix = _qwen3.prefill(params, shape, prompt_ids, prompt_mask)
+        stack, head = _qwen3.layers(params), _qwen3.unembedding(params)
+        mask = _qwen3.prefix_mask(prompt_mask)
+        first = jnp.repeat(mask.sum(-1), group_size)
+        slots = (prompt_ids.shape[0] * group_size, shape.kv_heads, max_tokens, shape.head_dim)
+        empty = jnp.zeros(slots, head.dtype)
+
+        def step(cache: Any, tokens: Array, index: Array) -> tuple[Array, Any]:
+            hidden, cache = _qwen3.decode(stack, params, shape, prefix, mask, cache, tokens, first + index, index)
+            return hidden @ head.T, cache
+
+        return [_qwen3.KeysValues(empty, empty) for _ in stack], step
+
+    def features(params: Params, prompt_ids: Array, prompt_mask: Array, completion_ids: Array) -> Array:
+        return _qwen3.features(params, shape, prompt_ids, prompt_mask, completion_ids)
+
+    return Policy(decoder, features, _qwen3.unembedding)
+
+
+def tunix_module(architecture: Architecture, params: Params | None = None) -> tunix_qwen3.Qwen3:
+    """Tunix's own module of the same sizes, with our parameters where given."""
+    config = tunix_qwen3.ModelConfig(
+        num_layers=architecture.layers,
+        vocab_size=architecture.vocab_size,
+        embed_dim=architecture.width,
+        hidden_dim=architecture.mlp,
+        num_heads=architecture.heads,
+        head_dim=architecture.head_dim,
+        num_kv_heads=architecture.kv_heads,
+        rope_theta=int(_qwen3.ROPE_THETA),
+        norm_eps=_qwen3.NORM_EPS,
+        use_tied_embedding=True,
+    )
+    module = tunix_qwen3.Qwen3(config, rngs=nnx.Rngs(0))
+    if params is not None:
+        state = nnx.state(module)
+        nnx.replace_by_pure_dict(state, params)
+        nnx.update(module, state)
+    return module
+
+
+def initial_params(architecture: Architecture, seed: int) -> Params:
+    """Random parameters in the tree of Tunix's module.
+
+    Tunix's own initialiser leaves every MLP kernel at zero, where all three gradients vanish and the MLP never moves.
+    Here matrices are normal with deviation `1/sqrt(inputs)`, those that write to the residual stream smaller by
+    `sqrt(2 * layers)`, embeddings with deviation 0.02, norms one.
+
+    Args:
+      architecture: Sizes.
+      seed: The tree is a function of it and the sizes alone.
+    """
+    tree = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(tunix_module(architecture))))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    depth = (2 * architecture.layers) ** -0.5
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
+        name = jax.tree_util.keystr(path)
+        if "norm" in name:
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if "embedding" in name:
+            return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
+        residual = "o_proj" in name or "down_proj" in name
+        inputs = np.prod(leaf.shape[:-1]) if residual else leaf.shape[0]
+        deviation = float(inputs) ** -0.5 * (depth if residual else 1.0)
+        return deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+    @jax.jit
+    def draw_all(keys: Array) -> Params:
+        return structure.unflatten([draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)])
+
+    return draw_all(keys)
+
+
+def full(params: Params) -> Parameters:
+    """Every parameter trains."""
+    return Parameters(trainable=params, frozen={})
+
+
+def lora(architecture: Architecture, params: Params, *, rank: int, alpha: float, seed: int) -> Parameters:
+    """Low-rank factors beside a frozen backbone, created by qwix on the modules that Tunix adapts.
+
+    Args:
+      architecture: Sizes.
+      params: The backbone.
+      rank: Rank of the factors, at least 1.
+      alpha: The update is scaled by `alpha / rank`.
+      seed: Seed of the random factor; the other starts at zero, so the policy is unchanged at first.
+    """
+    module = tunix_module(architecture, params)
+    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
+    adapted = qwix.apply_lora_to_model(module, provider, rngs=nnx.Rngs(seed), **module.get_model_input())
+    return Parameters(nnx.to_pure_dict(nnx.state(adapted, nnx.LoRAParam)), params, alpha / rank)
+
+
+def merged(parameters: Parameters) -> Params:
+    """The full tree: the backbone with the low-rank updates added, or simply what trains."""
+    if not parameters.lora_scale:
+        return parameters.trainable
+    return _add_lora(parameters.frozen, parameters.trainable, parameters.lora_scale)
+
+
+def _add_lora(base: Mapping, factors: Mapping, scale: float) -> Params:
+    out = {}
+    for name, value in base.items():
+        if isinstance(value, Mapping):
+            out[name] = _add_lora(value, factors.get(name, {}), scale)
+        elif f"{name}_lora_a" in factors:
+            update = jnp.tensordot(factors[f"{name}_lora_a"], factors[f"{name}_lora_b"], axes=1)
+            out[name] = value + scale * update.reshape(value.shape)
+        else:
+            out[name] = value
+    return out
+
+
+def params_sha256(params: Params) -> str:
+    """Hash of names, shapes and bytes of a parameter tree; equal exactly when the trees are equal to the last bit."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

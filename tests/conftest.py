@@ -1,0 +1,40 @@
+import logging
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+from agent_tunix import models, tasks
+from agent_tunix.tokenizers import CharacterTokenizer
+
+# The suite compiles a few dozen small programs; kept ones make a second run of it several times faster.
+jax.config.update("jax_compilation_cache_dir", os.environ.get("AGENT_TUNIX_TEST_CACHE", ".cache/tests/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return CharacterTokenizer()
+
+
+@pytest.fixture(scope="session")
+def architecture(tokenizer):
+    return models.tiny(tokenizer.vocab_size, layers=1, width=16, heads=2, kv_heads=1, head_dim=8, mlp=32)
+
+
+@pytest.fixture(scope="session")
+def policy(architecture):
+    return models.policy(architecture)
+
+
+@pytest.fixture(scope="session")
+def params(architecture):
+    return models.initial_params(architecture, seed=0)
+
+
+@pytest.fixture(scope="session")
+def rows():
+    return tasks.generate("sorting", level=1, size=64, split="train", seed=0)
