@@ -76,9 +76,7 @@ def test_decoding_token_by_token_equals_the_teacher_forced_pass(params, batch):
 def test_padding_on_the_left_changes_nothing(params, batch):
     prompt_ids, prompt_mask, completions = batch
     padded = jnp.pad(prompt_ids, ((0, 0), (4, 0))), jnp.pad(prompt_mask, ((0, 0), (4, 0)))
-    np.testing.assert_allclose(
-        logprobs(params, *padded, completions)[0], logprobs(params, *batch)[0], atol=1e-6
-    )
+    np.testing.assert_allclose(logprobs(params, *padded, completions)[0], logprobs(params, *batch)[0], atol=1e-6)
 
 
 def test_chunked_logprobs_and_gradients_equal_whole_ones(params):
@@ -109,10 +107,10 @@ def test_every_parameter_of_a_fresh_policy_gets_a_gradient(params, batch):
 
 def test_lora_starts_as_the_backbone_and_equals_qwix_after_a_change(params, batch):
     parameters = models.lora(ARCHITECTURE, params, rank=3, alpha=6.0, seed=1)
-    np.testing.assert_array_equal(
-        logprobs(models.merged(parameters), *batch)[0], logprobs(params, *batch)[0]
+    np.testing.assert_array_equal(logprobs(models.merged(parameters), *batch)[0], logprobs(params, *batch)[0])
+    moved = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), parameters.trainable
     )
-    moved = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), parameters.trainable)
     provider = qwix.LoraProvider(module_path=models.LORA_MODULES, rank=3, alpha=6.0)
     module = models.tunix_module(ARCHITECTURE, params)
     adapted = qwix.apply_lora_to_model(module, provider, rngs=nnx.Rngs(1), **module.get_model_input())

@@ -18,7 +18,6 @@ def take(batch: Batch, prompts: Sequence[int]) -> Batch:
       batch: Rollouts or a score.
       prompts: Indices along the prompt axis.
     """
-    where = {prompt: new for new, prompt in enumerate(prompts)}
 
     def pick(value: Any) -> Any:
         if value is None:
@@ -28,7 +27,8 @@ def take(batch: Batch, prompts: Sequence[int]) -> Batch:
         if hasattr(value, "shape"):
             return value[np.asarray(prompts, int)]
         if value and isinstance(value[0], Failure):
-            return [f._replace(prompt_index=where[f.prompt_index]) for f in value if f.prompt_index in where]
+            chosen = ((new, f) for new, prompt in enumerate(prompts) for f in value if f.prompt_index == prompt)
+            return [f._replace(prompt_index=new) for new, f in chosen]
         return [value[prompt] for prompt in prompts] if value else value
 
     return _map(pick, batch)

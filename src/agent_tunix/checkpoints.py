@@ -5,6 +5,7 @@ batch, data iterator, positions in the run's files, fingerprint). Writing happen
 was cut off by a kill is never seen.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from orbax.checkpoint import checkpoint_managers as managers
 from agent_tunix.errors import AgentTunixError
 
 ARRAYS, RECORD = "arrays", "record"
+
+WRITE_ERRORS = (OSError, ValueError)
+"""What a refusing disk raises: tensorstore, which writes the arrays, reports a full one as a ValueError."""
 
 
 class CheckpointError(AgentTunixError):
@@ -37,7 +41,6 @@ class Checkpoints:
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
-                cleanup_tmp_directories=True,
             ),
             item_names=(ARRAYS, RECORD),
         )
@@ -55,8 +58,10 @@ class Checkpoints:
         Raises:
           CheckpointError: If the disk refuses, also when an earlier background write failed.
         """
-        if step in self._manager.all_steps():
-            return self.wait() if wait else None
+        self.wait()
+        if step in self.steps():
+            return
+        self._discard_torn()
         try:
             self._manager.save(
                 step,
@@ -66,9 +71,10 @@ class Checkpoints:
                 metrics={"accuracy": accuracy},
                 force=True,
             )
-        except OSError as error:
+        except WRITE_ERRORS as error:
             raise self._failed(step, error) from error
-        return self.wait() if wait else None
+        if wait:
+            self.wait()
 
     def restore(self, like: Any, step: int | None = None) -> tuple[Any, dict[str, Any]] | None:
         """The arrays and the record of a complete checkpoint, or None if there is none.
@@ -80,11 +86,12 @@ class Checkpoints:
         Raises:
           CheckpointError: If the asked step does not exist.
         """
-        step = self._manager.latest_step() if step is None else step
-        if step is None:
+        complete = self.steps()
+        if step is None and not complete:
             return None
-        if step not in self._manager.all_steps():
-            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are {self.steps()}")
+        step = complete[-1] if step is None else step
+        if step not in complete:
+            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are {complete}")
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -95,7 +102,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        return sorted(self._manager.all_steps())
+        # The manager's own list also holds the step that is being written, or whose writing failed.
+        return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(self.directory))
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best held-out accuracy; of several, the newest."""
@@ -109,30 +117,56 @@ class Checkpoints:
         """
         try:
             self._manager.wait_until_finished()
-        except OSError as error:
+        except WRITE_ERRORS as error:
             raise self._failed(None, error) from error
 
     def close(self) -> None:
-        """Waits and releases the manager's threads."""
-        self._manager.close()
+        """Waits and releases the manager's threads.
+
+        Raises:
+          CheckpointError: If a background write failed.
+        """
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _discard_torn(self) -> None:
+        """Removes what a kill or a full disk cut off.
+
+        Only a writer may, and only while none of its own writes is under way: to one that merely reads, a checkpoint
+        that another process is writing looks just the same.
+        """
+        for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(torn, ignore_errors=True)
 
     def _accuracy(self, step: int) -> float:
         metrics = self._manager.metrics(step)
         return float(metrics["accuracy"]) if metrics else float("-inf")
 
-    def _failed(self, step: int | None, error: OSError) -> CheckpointError:
+    def _failed(self, step: int | None, error: Exception) -> CheckpointError:
+        self._discard_torn()
+        self._manager.reload()  # forgets the step that failed, so that it can be saved again
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-        last = self._manager.latest_step()
-        kept = "none is complete" if last is None else f"the last complete one is of step {last}"
+        complete = self.steps()
+        kept = f"the last complete one is of step {complete[-1]}" if complete else "none is complete"
         return CheckpointError(
             f"could not write {what} to {self.directory}: {error}; {kept}. Free space and run the same command again"
         )
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes one pytree of arrays; complete or not there at all."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(path).absolute(), _detached(tree))
+    """Writes one pytree of arrays; complete or not there at all.
+
+    Raises:
+      CheckpointError: If the disk refuses, or something is there already.
+    """
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(Path(path).absolute(), _detached(tree))
+            checkpointer.wait_until_finished()
+    except WRITE_ERRORS as error:
+        raise CheckpointError(f"could not write parameters to {path}: {error}; make room and try again") from error
 
 
 def load_tree(path: Path, like: Any) -> Any:
@@ -145,11 +179,14 @@ def _detached(tree: Any) -> Any:
     """Copies of arrays that live in host memory: the next update donates those buffers while they are being written."""
 
     def copy(leaf: Any) -> Any:
-        on_host = isinstance(leaf, np.ndarray) or next(iter(leaf.devices())).platform == "cpu"
-        return np.array(leaf, copy=True) if on_host else leaf
+        on_device = isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform != "cpu"
+        return leaf if on_device else np.array(leaf, copy=True)
 
     return jax.tree.map(copy, tree)
 
 
-def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+def _shape(leaf: Any) -> Any:
+    """What orbax restores into: JAX arrays come back as such, NumPy ones in NumPy with all their bits (float64)."""
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return np.asarray(leaf)

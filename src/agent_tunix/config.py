@@ -50,7 +50,7 @@ class DataConfig:
 class SamplingConfig:
     """How completions are drawn."""
 
-    max_completion_tokens: int = 24
+    max_completion_tokens: int = 16
     temperature: float = 1.0
     """0 is greedy."""
     top_k: int = 0
@@ -127,7 +127,7 @@ class OptimizerConfig:
 class WarmStartConfig:
     """The supervised start of a policy without pretrained weights."""
 
-    steps: int = 220
+    steps: int = 150
     """0 leaves it out."""
     rows_per_batch: int = 64
     learning_rate: float = 2e-3
@@ -139,7 +139,7 @@ class WarmStartConfig:
 class TrainingConfig:
     """The GRPO loop. A step is one optimizer update, a batch one round of rollouts."""
 
-    steps: int = 300
+    steps: int = 400
     prompts_per_batch: int = 64
     group_size: int = 8
     num_iterations: int = 1
@@ -201,4 +201,4 @@ class Config:
     resume: str = "auto"
     """`auto` resumes an existing run whose config is equal, `force` also one whose config differs, `never` refuses."""
     cache_dir: str | None = None
-    """Compiled programs and warm starts; None: the environment variable AGENT_TUNIX_CACHE, else `.cache/agent_tunix`."""
+    """Compiled programs and warm starts. None: the environment variable AGENT_TUNIX_CACHE, or `.cache/agent_tunix`."""

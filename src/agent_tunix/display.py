@@ -80,13 +80,13 @@ class Display:
 
 
 def evaluation_line(row: Mapping[str, Any]) -> str:
-    """An evaluation as one line, shares in percent only where people read them."""
+    """An evaluation as one line, its metrics without the prefix they share."""
     parts = [f"{name.removeprefix('eval/')} {format_number(value)}" for name, value in row.items() if "eval/" in name]
     return f"evaluation after step {row['step']}: " + ", ".join(parts)
 
 
 def format_number(value: float) -> str:
-    """Three significant places at most sizes, thousands without decimals.
+    """Three decimals; none, but separators, from a thousand on.
 
     Examples:
       >>> format_number(0.12345), format_number(12345.6)

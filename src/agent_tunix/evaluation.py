@@ -6,7 +6,7 @@ Every number is a mean over prompts; its interval says where the mean over all s
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from agent_tunix.models import Parameters
+from agent_tunix.rewards import answer_key
 from agent_tunix.sampling import Sample
 from agent_tunix.text import stated_answer
 from agent_tunix.types import Row
@@ -149,11 +150,14 @@ def evaluation(
             slices.setdefault(f"task {task}", []).append(index)
         if task is not None and level is not None:
             slices.setdefault(f"{task} level {level}", []).append(index)
-    named = {}
+    distinct: dict[str, list[int]] = {}
     for name, members in slices.items():
-        if name == "all" or len(members) < len(greedy):  # a slice that is everything says nothing new
-            chosen = [sampled[index] for index in members] if sampled else []
-            named[name] = (len(members), _metrics([greedy[index] for index in members], chosen, samples))
+        if members not in distinct.values():  # the only task, or the only level of a task, says nothing new
+            distinct[name] = members
+    named = {}
+    for name, members in distinct.items():
+        chosen = [sampled[index] for index in members] if sampled else []
+        named[name] = (len(members), _metrics([greedy[index] for index in members], chosen, samples))
     return Evaluation(split, samples, named)
 
 
@@ -203,21 +207,33 @@ def wilson(successes: float, total: int, z: float = 1.959964) -> Interval:
     p = successes / total
     centre = (p + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+    # The interval holds p; rounding must not push a bound past it where p is 0 or 1.
+    return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
 def bootstrap(values: Float[np.ndarray, " prompts"], *, resamples: int = RESAMPLES) -> Interval:
-    """A mean over prompts with its percentile bootstrap interval; the draws are always the same."""
+    """A mean over prompts with its percentile bootstrap interval; the draws are always the same.
+
+    Values that are all equal leave nothing to resample, which would claim certainty. They get Wilson's interval
+    instead, which is wide enough for any values in [0, 1].
+
+    Args:
+      values: One value in [0, 1] per prompt.
+      resamples: Number of draws.
+    """
     values = np.asarray(values, np.float64)
+    if values.min() == values.max():
+        return wilson(float(values.sum()), len(values))
     random = np.random.default_rng(0)
     means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def _vote(text: str) -> str | None:
+def _vote(text: str) -> Hashable | None:
+    """What a completion answers, equal for equal values: `42`, `42.0` and `$42` are one vote."""
     stated = stated_answer(text)
-    return None if stated is None else " ".join(stated.split())
+    return None if stated is None else answer_key(stated)
 
 
 def _metrics(greedy: Sequence[Answered], sampled: Sequence[Answered], samples: int) -> dict[str, Interval]:

@@ -175,7 +175,9 @@ def load(path: Path | str, checkpoint: int | None = None) -> tuple[Workshop, Par
     shop = workshop(config)
     if not (path / START).exists():
         raise RunError(f"{path} holds no parameters yet; train it first")
-    start = _parameters(shop, checkpoints.load_tree(path / START, models.initial_params(shop.architecture, config.seed)))
+    start = _parameters(
+        shop, checkpoints.load_tree(path / START, models.initial_params(shop.architecture, config.seed))
+    )
     optimizer = _optimizer(config)[0]
     like = training.TrainState(start.trainable, optimizer.init(start.trainable), recipes.recipe(config).shaping.init())
     manager = checkpoints.Checkpoints(path / runs.CHECKPOINTS, keep=config.checkpoint.keep)
@@ -341,9 +343,7 @@ def _parameters(shop: Workshop, params: Params) -> Parameters:
     config = shop.config.model
     if not config.lora_rank:
         return models.full(params)
-    return models.lora(
-        shop.architecture, params, rank=config.lora_rank, alpha=config.lora_alpha, seed=shop.config.seed
-    )
+    return models.lora(shop.architecture, params, rank=config.lora_rank, alpha=config.lora_alpha, seed=shop.config.seed)
 
 
 def _start_params(shop: Workshop, run: RunWriter, display: Display, should_stop: Callable[[], bool]) -> Params:
@@ -408,8 +408,8 @@ def warm_start_fingerprint(shop: Workshop) -> str:
 
 
 def _summary(path: Path, parameters: Parameters, progress: training.Progress) -> dict[str, Any]:
-    evaluations = runs.read_metrics(path, "eval")
-    steps = runs.read_metrics(path, "train")
+    evaluations = [_numbers(row) for row in runs.read_metrics(path, "eval")]
+    steps = [_numbers(row) for row in runs.read_metrics(path, "train")]
     return {
         "reason": progress.reason,
         "step": progress.step,
@@ -422,3 +422,7 @@ def _summary(path: Path, parameters: Parameters, progress: training.Progress) ->
         "params_sha256": models.params_sha256(parameters.trainable),
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "kind"}

@@ -1,8 +1,10 @@
 """The numbers logged for every batch, from the host's arrays. Names as in the documentation's list of metrics."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -107,6 +109,7 @@ def rollout_records(
       step: Optimizer updates before this batch.
       batch: Index of the batch.
     """
+    raw, shaped = _on_host(raw), _on_host(shaped)
     failures: dict[tuple[int, int], dict[str, str]] = {}
     for failure in raw.failures if raw else ():
         failures.setdefault((failure.prompt_index, failure.completion_index), {})[failure.part] = failure.reason
@@ -134,6 +137,13 @@ def rollout_records(
             record["failures"] = failures[p, g]
         out.append(record)
     return out
+
+
+def _on_host(score: Score | None) -> Score | None:
+    """In NumPy, at once: shaping may return JAX arrays, whose single entries are a transfer each."""
+    if score is None:
+        return None
+    return dataclasses.replace(jax.tree.map(np.asarray, score), failures=score.failures)
 
 
 def _scored_record(score: Score, p: int, g: int) -> dict[str, Any]:

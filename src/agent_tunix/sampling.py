@@ -48,14 +48,18 @@ class Distribution(NamedTuple):
         return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
+SOFTMAX = Distribution()
+"""The policy's own distribution, at temperature 1."""
+
+
 class Drawn(NamedTuple):
     """What the compiled rollout returns; fields as in `Rollouts`."""
 
-    completion_ids: Int[Array, "prompts group tokens"]
-    completion_mask: Bool[Array, "prompts group tokens"]
-    truncated: Bool[Array, "prompts group"]
-    logprobs: Float[Array, "prompts group tokens"]
-    old_logprobs: Float[Array, "prompts group tokens"]
+    completion_ids: Int[Any, "prompts group tokens"]
+    completion_mask: Bool[Any, "prompts group tokens"]
+    truncated: Bool[Any, "prompts group"]
+    logprobs: Float[Any, "prompts group tokens"]
+    old_logprobs: Float[Any, "prompts group tokens"]
 
 
 def draw(
@@ -150,7 +154,7 @@ def sampler(
     max_completion_tokens: int,
     overlong_prompts: str = "raise",
     stop: Sequence[str] = (),
-    distribution: Distribution = Distribution(),
+    distribution: Distribution = SOFTMAX,
     microbatches: int = 1,
 ) -> Sample:
     """The function that turns rows of a task into rollouts.

@@ -3,7 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 class Demonstrations(NamedTuple):
     """Encoded prompts and their demonstrated completions, one per prompt."""
 
-    prompt_ids: Int[Array, "rows prompt_tokens"]
-    prompt_mask: Bool[Array, "rows prompt_tokens"]
-    completion_ids: Int[Array, "rows tokens"]
-    completion_mask: Bool[Array, "rows tokens"]
+    prompt_ids: Int[Any, "rows prompt_tokens"]
+    prompt_mask: Bool[Any, "rows prompt_tokens"]
+    completion_ids: Int[Any, "rows tokens"]
+    completion_mask: Bool[Any, "rows tokens"]
 
 
 def cross_entropy(policy: Policy, params: Params, batch: Demonstrations) -> Float[Array, ""]:

@@ -6,6 +6,7 @@ is the run that was never killed, to the last bit.
 
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -19,12 +20,13 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from agent_tunix import advantages, batching, measures
 from agent_tunix.checkpoints import Checkpoints
-from agent_tunix.errors import RunError
+from agent_tunix.errors import RewardError, RunError
 from agent_tunix.models import Parameters, Policy, merged
-
 from agent_tunix.runs import RunWriter
 from agent_tunix.sampling import Sample
 from agent_tunix.types import KeepGroup, Loss, Params, Recipe, Reward, Rollouts, Row, Score, TokenBatch
+
+logger = logging.getLogger(__name__)
 
 
 class Batches(Protocol):
@@ -153,7 +155,8 @@ def fit(
     update = updater(policy, recipe.loss, optimizer, temperature=plan.temperature, microbatches=plan.microbatches)
     reference = _reference(policy, parameters, plan.temperature) if recipe.needs_reference else None
     advantage = jax.jit(recipe.advantage)
-    state = TrainState(parameters.trainable, optimizer.init(parameters.trainable), recipe.shaping.init())
+    trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
+    state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
     state, progress = _restore(state, batches, run, checkpoints)
     started = time.perf_counter() - progress.seconds
     record = _record(progress, batches, run)
@@ -175,8 +178,9 @@ def fit(
     try:
         while not (reason := _reason(progress, plan, should_stop)):
             clock = Clock()
+            key = jax.random.fold_in(keys[0], progress.batch)
             rollouts, raw, notes = collect(
-                sample, recipe.reward, recipe.keep_group, current(), batches, jax.random.fold_in(keys[0], progress.batch),
+                sample, recipe.reward, recipe.keep_group, current(), batches, key,
                 group_size=plan.group_size, max_refills=plan.max_refills, run=run, clock=clock, progress=progress,
             )  # fmt: skip
             if reference is not None:
@@ -184,11 +188,13 @@ def fit(
             score, shaping = recipe.shaping.update(raw, state.shaping, rollouts)
             advantages.refuse_nan(score)
             credit = _per_token(np.asarray(advantage(score)), rollouts)
-            run.log_samples(measures.rollout_records(rollouts, raw, score, credit, step=progress.step, batch=progress.batch))
+            run.log_samples(
+                measures.rollout_records(rollouts, raw, score, credit, step=progress.step, batch=progress.batch)
+            )
             notes |= _batch_measures(rollouts, raw, score, credit)
             state = state._replace(shaping=shaping)
             clock.lap("credit")
-            for iteration, part in _portions(rollouts, credit, plan.num_iterations, plan.minibatches):
+            for iteration, part in _portions(rollouts, score.valid, credit, plan.num_iterations, plan.minibatches):
                 if progress.step == plan.steps:
                     break
                 trainable, optimizer_state, stats = update(current(), state.optimizer, part)
@@ -197,7 +203,7 @@ def fit(
                 _refuse_non_finite(stats, progress)
                 progress = dataclasses.replace(progress, step=progress.step + 1)
                 row = {"kind": "train", "step": progress.step, "batch": progress.batch, "iteration": iteration}
-                row |= notes | stats | {"policy/learning_rate": float(learning_rate(progress.step))}
+                row |= notes | stats | {"policy/learning_rate": float(np.asarray(learning_rate(progress.step)))}
                 timing = clock.timing(progress.step, rollouts)
                 run.log(row)
                 run.log_timing(timing)
@@ -247,12 +253,16 @@ def updater(
 
     def objective(trainable: Params, rest: Parameters, part: Minibatch, weights: Array) -> tuple[Array, dict]:
         params = merged(dataclasses.replace(rest, trainable=trainable))
-        logprobs, entropy = policy.logprobs(
-            params, part.prompt_ids, part.prompt_mask, part.completion_ids, temperature
-        )
+        logprobs, entropy = policy.logprobs(params, part.prompt_ids, part.prompt_mask, part.completion_ids, temperature)
         entropy = entropy if loss.needs_entropy else jax.lax.stop_gradient(entropy)
         tokens = TokenBatch(
-            logprobs, entropy, part.old_logprobs, part.logprobs, part.ref_logprobs, part.advantages, part.completion_mask
+            logprobs,
+            entropy,
+            part.old_logprobs,
+            part.logprobs,
+            part.ref_logprobs,
+            part.advantages,
+            part.completion_mask,
         )
         per_token, stats = loss.per_token(tokens)
         stats = {"entropy": entropy} | stats
@@ -277,14 +287,15 @@ def updater(
     ) -> tuple[Params, optax.OptState, dict[str, Array]]:
         weights = loss.weights(batch.completion_mask, batch.truncated)
         (value, sums), gradient = accumulated(trainable, rest, batch, weights)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, new_state = optimizer.update(gradient, state, trainable)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         new = optax.apply_updates(trainable, updates), new_state
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (trainable, state))
         count = jnp.maximum(batch.completion_mask.sum(), 1)
-        stats = {f"policy/{name}": total / count for name, total in sums.items()}
-        return *kept, stats | {"policy/loss": value, "policy/gradient_norm": norm, "policy/finite": finite}
+        stats: dict[str, Array] = {f"policy/{name}": total / count for name, total in sums.items()}
+        stats |= {"policy/loss": value, "policy/gradient_norm": jnp.asarray(norm), "policy/finite": finite}
+        return *kept, stats
 
     def step(
         parameters: Parameters, state: optax.OptState, batch: Minibatch
@@ -299,7 +310,7 @@ def collect(
     reward: Reward,
     keep_group: KeepGroup | None,
     parameters: Parameters,
-    batches: Iterator[Sequence[Row]],
+    batches: Batches,
     key: Key[Array, ""],
     *,
     group_size: int,
@@ -366,12 +377,22 @@ class Clock:
 
 
 def _scored(reward: Reward, rollouts: Rollouts, run: RunWriter, progress: Progress) -> Score:
-    """The score; if the reward raises, the completions it was given are saved first."""
+    """The score; if the reward raises or returns nan, the completions it was given are saved first."""
     try:
-        return reward(rollouts)
-    except BaseException:
+        score = reward(rollouts)
+        advantages.refuse_nan(score)
+    except BaseException as error:
         run.log_samples(measures.rollout_records(rollouts, None, None, None, step=progress.step, batch=progress.batch))
+        if isinstance(error, TypeError | ValueError):
+            raise RewardError(f"{error} (batch {progress.batch}; its completions are in the run's samples)") from error
         raise
+    if score.failures:
+        first = score.failures[0]
+        logger.warning(
+            "batch %d: %d grader calls gave no value, the first is `%s` on prompt %d, completion %d: %s",
+            progress.batch, len(score.failures), first.part, first.prompt_index, first.completion_index, first.reason,
+        )  # fmt: skip
+    return score
 
 
 def _log_unused(rollouts: Rollouts, score: Score, run: RunWriter, progress: Progress) -> None:
@@ -381,7 +402,7 @@ def _log_unused(rollouts: Rollouts, score: Score, run: RunWriter, progress: Prog
 
 def _reference(policy: Policy, parameters: Parameters, temperature: float) -> Callable[[Rollouts], np.ndarray]:
     """Log-probabilities under the policy training started from; under LoRA its frozen backbone."""
-    params = parameters.frozen if parameters.lora_scale else jax.tree.map(jnp.copy, parameters.trainable)
+    params = parameters.frozen if parameters.lora_scale else parameters.trainable
 
     @jax.jit
     def logprobs(params: Params, prompt_ids: Array, prompt_mask: Array, completion_ids: Array) -> Array:
@@ -401,14 +422,17 @@ def _per_token(credit: np.ndarray, rollouts: Rollouts) -> Float[np.ndarray, "pro
 
 
 def _portions(
-    rollouts: Rollouts, credit: np.ndarray, num_iterations: int, minibatches: int
+    rollouts: Rollouts, valid: np.ndarray, credit: np.ndarray, num_iterations: int, minibatches: int
 ) -> Iterator[tuple[int, Minibatch]]:
-    """The minibatches of every pass over a batch, in order; prompts were shuffled by the data pipeline."""
+    """The minibatches of every pass over a batch, in order; prompts were shuffled by the data pipeline.
+
+    Completions without a valid score carry no loss: they enter neither its sum nor its denominator.
+    """
     whole = Minibatch(
         rollouts.prompt_ids,
         rollouts.prompt_mask,
         rollouts.completion_ids,
-        rollouts.completion_mask,
+        rollouts.completion_mask & np.asarray(valid)[..., None],
         rollouts.truncated,
         rollouts.logprobs,
         rollouts.old_logprobs,
@@ -433,7 +457,7 @@ def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.nda
 def _refuse_non_finite(stats: dict[str, float], progress: Progress) -> None:
     if not stats.pop("policy/finite"):
         raise RunError(
-            f"loss {stats['policy/loss']} and gradient norm {stats['policy/gradient_norm']} at step {progress.step + 1}, "
+            f"loss {stats['policy/loss']}, gradient norm {stats['policy/gradient_norm']} at step {progress.step + 1}, "
             f"batch {progress.batch}: the state before that update is saved and the batch is in samples.jsonl.zst; "
             "lower optimizer.learning_rate or look at the rewards of that batch"
         )

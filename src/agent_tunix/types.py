@@ -44,7 +44,7 @@ class Rollouts:
 
     Attributes:
       prompts: Prompt texts, one per group.
-      completions: Completion texts, `completions[prompt][member]`, special tokens rendered and the stop token removed.
+      completions: Completion texts, `completions[prompt][member]`, tags rendered, without the end-of-sequence token.
       columns: Further dataset columns (answer, task, level, ...), each a sequence with one entry per prompt.
       prompt_ids: Prompt tokens, left-padded.
       prompt_mask: True on prompt tokens that are not padding.
@@ -118,6 +118,9 @@ class Bounds(NamedTuple):
     high: float
 
 
+UNBOUNDED = Bounds(float("-inf"), float("inf"))
+"""Where nothing is known of a reward's range."""
+
 Grader = Callable[..., float | None]
 """One completion and dataset columns to a value; None abstains, an exception is a failure."""
 
@@ -134,9 +137,10 @@ class Reward:
 
     name: str
     score: Callable[[Rollouts], Score]
-    bounds: Bounds = Bounds(float("-inf"), float("inf"))
+    bounds: Bounds = UNBOUNDED
 
     def __call__(self, rollouts: Rollouts) -> Score:
+        """Scores every completion."""
         return self.score(rollouts)
 
 
@@ -183,7 +187,7 @@ class TokenBatch(NamedTuple):
 class Loss(NamedTuple):
     """A policy loss as a sum over tokens of `weights * per_token`.
 
-    Weights come from the masks of the whole minibatch, so that the sum over microbatches is exact whatever their number.
+    Weights come from the masks of the whole minibatch: the sum over microbatches is exact whatever their number.
 
     Attributes:
       per_token: `TokenBatch -> (losses, statistics)`, both `[prompts group tokens]`; statistics are averaged over the

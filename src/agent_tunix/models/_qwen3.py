@@ -153,13 +153,9 @@ def decode(
         # [rows kv repeats dim]; the group becomes further queries of the same keys on the prefix side
         queries = queries.reshape(-1, shape.kv_heads, shape.repeats, shape.head_dim) * shape.head_dim**-0.5
         grouped = _group_to_queries(queries, prompts, group)
-        prefix_scores = jnp.where(
-            mask[:, None, None], jnp.einsum("pkqd,pktd->pkqt", grouped, before.keys), MASKED
-        )
+        prefix_scores = jnp.where(mask[:, None, None], jnp.einsum("pkqd,pktd->pkqt", grouped, before.keys), MASKED)
         own_scores = jnp.where(live, jnp.einsum("bkrd,bktd->bkrt", queries, own.keys), MASKED)
-        prefix_weights, own_weights, scale = _joint_softmax(
-            _queries_to_group(prefix_scores, group), own_scores
-        )
+        prefix_weights, own_weights, scale = _joint_softmax(_queries_to_group(prefix_scores, group), own_scores)
         mixed = jnp.einsum("pkqt,pktd->pkqd", _group_to_queries(prefix_weights, prompts, group), before.values)
         mixed = _queries_to_group(mixed, group) + jnp.einsum("bkrt,bktd->bkrd", own_weights, own.values)
         x = x + (mixed * scale).reshape(x.shape[0], -1) @ layer.output
@@ -182,15 +178,15 @@ def features(
     steps = jnp.tile(jnp.arange(length), group)
     # Prefix and completions travel in one row, so that every projection is a single matrix product.
     split = mask.shape[1]
-    rotation = _rotation(
-        jnp.concatenate([positions[:, :-1], positions[:, -1:] + steps], axis=1), shape.head_dim
-    )
+    rotation = _rotation(jnp.concatenate([positions[:, :-1], positions[:, -1:] + steps], axis=1), shape.head_dim)
     x = params["embedder"]["input_embedding"][jnp.concatenate([prompt_ids[:, :-1], inputs], axis=1)]
     stack = layers(params)
     for index, layer in enumerate(stack):
         queries, keys, values = _project(x, layer, shape, rotation)
         before = KeysValues(_heads_first(keys[:, :split]), _heads_first(values[:, :split]))
-        after = _completion_attention(queries[:, split:], keys[:, split:], values[:, split:], before, mask, shape, group)
+        after = _completion_attention(
+            queries[:, split:], keys[:, split:], values[:, split:], before, mask, shape, group
+        )
         if index < len(stack) - 1:
             mixed = jnp.concatenate([_prefix_attention(queries[:, :split], before, mask, shape), after], axis=1)
         else:  # past the last keys and values, prefix rows are read by nobody

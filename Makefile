@@ -1,0 +1,50 @@
+# Everything runs in .venv, made once with $(PYTHON) and pinned by constraints.txt (CPU wheels only).
+#   make train ARGS="data=arithmetic seed=1"     make test ARGS="tests/test_runs.py -x"     make train PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: train test test-fast bench lint docs clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+train: $(VENV)/.has-base
+	$(BIN)/python run_training.py $(ARGS)
+
+test: $(VENV)/.has-test
+	$(BIN)/pytest $(ARGS)
+
+test-fast: $(VENV)/.has-test
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+bench: $(VENV)/.has-base
+	$(BIN)/python benchmarks/grpo_step.py $(ARGS)
+
+lint: $(VENV)/.has-lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python src
+
+docs: $(VENV)/.has-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) docs/_build build dist .pytest_cache .ruff_cache .hypothesis
+
+# One stamp for each extra; a stamp is as new as what it was installed from, so a second call installs nothing.
+$(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable "$(if $(filter base,$*),.,.[$*])"
+	@touch $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "$(PYTHON) is missing or not Python 3.11, 3.12 or 3.13; choose one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+.PRECIOUS: $(VENV)/.has-%

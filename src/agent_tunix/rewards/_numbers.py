@@ -1,0 +1,272 @@
+r"""The exact value of a text that names one number, and what makes two answers the same.
+
+No evaluation and no tolerance: a text either matches a grammar of written numbers as a whole, or has no value. Caps on
+length and exponent come before any arithmetic, because `Fraction("1e9999999")` never returns and
+`int("1" * 5000)` raises.
+
+The grammar takes one number (integer, decimal, scientific notation, fraction, mixed number) with an optional sign,
+currency, percent sign or unit, in plain text, markdown or LaTeX. Whatever says more than one value, less than one, or
+hedges, does not match: `41 or 42`, `3-5`, `> 42`, `not 42`, `about 42`, `42 million`, `42!`, `42x`, `9 * 2 = 18`.
+"""
+
+import re
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+MAX_CHARACTERS = 200
+"""Longest text that can name a number; it bounds the digits as well."""
+MAX_EXPONENT = 400
+"""Greatest power of ten, either way, in scientific notation."""
+_MAX_UNWRAPPED = 1_000
+
+
+class Quantity(NamedTuple):
+    """A number and whether it was written as a percentage; `50%` equals neither 50 nor 0.5."""
+
+    value: Decimal | Fraction
+    percent: bool = False
+
+
+def answer_key(text: str) -> Quantity | str:
+    r"""Returns a hashable key that two ways of writing the same answer share.
+
+    Args:
+      text: An answer, stated by a completion or given by the dataset.
+
+    Returns:
+      The exact quantity where the text names one number. Else the text itself without markup, quotes and closing
+      period, with single spaces, case folded. Units and currencies are not part of the key.
+
+    Examples:
+      >>> answer_key("$1,000.00") == answer_key("1e3 dollars")
+      True
+      >>> answer_key("1  1 3 4 5.")
+      '1 1 3 4 5'
+    """
+    found = quantity(text)
+    return normalized(text) if found is None else found
+
+
+def normalized(text: str) -> str:
+    """Takes markup, quotes and a closing period off, and settles whitespace and case; idempotent."""
+    words = " ".join(text.split()).casefold()
+    return words if len(words) > _MAX_UNWRAPPED else _unwrapped(words)
+
+
+def quantity(text: str) -> Quantity | None:
+    """Returns the one number a text names, exactly; None where it names none, several, or too large a one."""
+    bare = text.strip()
+    if len(bare) > MAX_CHARACTERS:
+        return None
+    if bare.isdigit() and bare.isascii():
+        return Quantity(Decimal(bare))
+    match = _QUANTITY.fullmatch(_plain(_unwrapped(bare)))
+    if match is None or (match["sign"] and match["inner_sign"]) or not _is_unit(match["gap"], match["unit"]):
+        return None
+    value = _value(match)
+    return None if value is None else Quantity(value, bool(match["percent"]))
+
+
+# --- Layers around the number -----------------------------------------------------------------------------------------
+
+_WRAPPERS = (
+    ("**", "**"),
+    ("__", "__"),
+    ("*", "*"),
+    ("_", "_"),
+    ("`", "`"),
+    ("$$", "$$"),
+    ("$", "$"),
+    (r"\(", r"\)"),
+    (r"\[", r"\]"),
+    ('"', '"'),
+    ("'", "'"),
+    ("“", "”"),
+    *((f"\\{command}{{", "}") for command in ("boxed", "text", "textbf", "mathbf", "mathrm")),
+)
+_STATEMENT = re.compile(
+    r"(?P<mark>\*\*|__|)(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b(?:\s*:)?|\s*[:=])(?P=mark)\s*(?=\S)",
+    re.IGNORECASE,
+)
+
+
+def _unwrapped(text: str) -> str:
+    """Peels until nothing comes off; every layer is shorter, so this ends."""
+    while (inner := _peeled(text)) != text:
+        text = inner
+    return text
+
+
+def _peeled(text: str) -> str:
+    """Takes one layer off: whitespace, a closing period, a label, a pair of quotes or of markup."""
+    text = text.strip()
+    if text.endswith(".") and not text.endswith(".."):
+        return text[:-1].strip()
+    label = _STATEMENT.match(text)
+    if label is not None:
+        return text[label.end() :]
+    for opening, closing in _WRAPPERS:
+        inner = text[len(opening) : len(text) - len(closing)]
+        if inner and text.startswith(opening) and text.endswith(closing) and _is_one_piece(inner, closing):
+            return inner.strip()
+    return text
+
+
+def _is_one_piece(inner: str, closing: str) -> bool:
+    """Whether a pair of marks belongs together: in `*4* or *5*` the outer ones do not."""
+    if closing != "}":
+        return closing not in inner.replace("\\$", "")
+    depth = 0
+    for character in inner:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+# --- LaTeX and typography to plain text -------------------------------------------------------------------------------
+
+_REWRITES = (
+    *((minus, "-") for minus in ("\u2212", "\ufe63", "\u2013")),
+    ("{,}", ","),
+    (",\\!", ","),
+    ("\\$", "$"),
+    ("\\%", "%"),
+    *((fraction, "\\frac") for fraction in ("\\dfrac", "\\tfrac")),
+    *((times, "*") for times in ("\\times", "\\cdot", "×", "·")),
+    *((circle, "°") for circle in ("^{\\circ}", "^\\circ")),
+    ("\\ ", " "),
+    *((thin, "\u2009") for thin in ("\\,", "\\;", "\u00a0", "\u202f")),
+    ("²", "^2"),
+    ("³", "^3"),
+    ("^{2}", "^2"),
+    ("^{3}", "^3"),
+)
+_TEXT_COMMAND = re.compile(r"\\(?:text|textrm|textbf|mathrm|mathbf)\{([^{}]*)\}")
+_MARKED_NUMBER = re.compile(r"\A(\*\*|__|\*|`|\$)([^*_`$]+)\1(?=\s)")
+_UNMARKED = re.compile(r"[^\\{}²³°×·$%^\u00a0\u202f\u2013\u2212\ufe63*_`]*")
+
+
+def _plain(text: str) -> str:
+    """Rewrites LaTeX and typographic signs to the plain ones of the grammar."""
+    if _UNMARKED.fullmatch(text):
+        return text
+    for written, plain in _REWRITES:
+        text = text.replace(written, plain)
+    text = _TEXT_COMMAND.sub(r" \1", text)
+    return _MARKED_NUMBER.sub(r"\2", text).strip()
+
+
+# --- The grammar ------------------------------------------------------------------------------------------------------
+
+# Separators are well formed or absent, and `0,042` is left out: in half of the world it is a decimal.
+_WHOLE = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:\u2009[0-9]{3})+|[0-9]+)"
+_QUANTITY = re.compile(
+    rf"""
+    (?:[A-Za-z]?\s*=\s*)?                                             # x = 42
+    (?P<sign>[+-]?)
+    (?:(?:US\$|[$€£¥₹]|USD|EUR|GBP)\s*)?
+    (?P<inner_sign>[+-]?)
+    (?:
+      (?:(?P<whole>[0-9]+)(?:\s+|\s*(?=\\)))?                         # of a mixed number
+      (?:
+        (?P<over>[0-9]+)\s*/\s*(?P<under>[0-9]+)
+        | \\frac\s*(?:\{{\s*(?P<numerator>-?[0-9]+)\s*\}}|(?P<numerator_digit>[0-9]))
+               \s*(?:\{{\s*(?P<denominator>[0-9]+)\s*\}}|(?P<denominator_digit>[0-9]))
+      )
+      | (?P<decimal>{_WHOLE}(?:\.[0-9]+)?|\.[0-9]+)
+        (?:[eE](?P<e>[+-]?[0-9]+) | \s*[*x]\s*10\s*(?:\^|\*\*)\s*(?:\{{\s*(?P<power>[+-]?[0-9]+)\s*\}}|(?P<bare_power>[+-]?[0-9]+)))?
+    )
+    (?P<percent>\s*%|\s+per\s?cent)?
+    (?P<gap>\s*)(?P<unit>[A-Za-z°€£¥₹¢$/][A-Za-z0-9°/^\s]*)?
+    """,  # noqa: E501
+    re.VERBOSE,
+)
+
+
+def _value(match: re.Match[str]) -> Decimal | Fraction | None:
+    """Builds the value from text alone: unary minus on a Decimal would round it to the context's precision."""
+    sign = "-" if "-" in (match["sign"], match["inner_sign"]) else ""
+    if match["decimal"] is not None:
+        exponent = match["e"] or match["power"] or match["bare_power"] or "0"
+        # The length is tested first: int() refuses more than 4,300 digits and is slow long before.
+        if len(exponent) > 6 or abs(int(exponent)) > MAX_EXPONENT:
+            return None
+        return Decimal(f"{sign}{match['decimal'].replace(',', '').replace(chr(0x2009), '')}E{exponent}")
+    value = _fraction(match)
+    return -value if value is not None and sign else value
+
+
+def _fraction(match: re.Match[str]) -> Fraction | None:
+    """A fraction or a mixed number; a mixed number's fraction is a proper one."""
+    over = int(match["over"] or match["numerator"] or match["numerator_digit"])
+    under = int(match["under"] or match["denominator"] or match["denominator_digit"])
+    if under == 0:
+        return None
+    if match["whole"] is None:
+        return Fraction(over, under)
+    return int(match["whole"]) + Fraction(over, under) if 0 <= over < under else None
+
+
+# --- Units ------------------------------------------------------------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SYMBOLS = _words("""
+mm cm m km in ft yd mi g kg mg lb lbs oz t s sec secs ms min mins h hr hrs d l L ml mL dl cl N J W kW V A Hz kHz
+MHz GHz Pa kPa KB MB GB TB mph kph kmh km/h m/s ft/s °C °F ° C F rpm cal kcal kWh USD EUR GBP € £ ¥ ₹ ¢ $
+""")
+_SMALL_WORDS = frozenset(("a", "an", "of"))
+# Words that change the value, hedge, deny, compare, or name another number.
+_NOT_UNITS = _words("""
+hundred hundreds thousand thousands million millions billion billions trillion trillions quadrillion
+quintillion sextillion septillion octillion nonillion decillion couple mio mrd lakh
+lakhs crore crores dozen dozens gross half halves third thirds fourth fourths fifth fifths sixth sixths seventh
+sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths percent percentage
+percentages pct squared cubed factorial root power modulo mod remainder
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+and but nor not never none neither either maybe perhaps possibly probably likely unlikely approximately approx
+about around roughly nearly almost circa unsure unknown guess think except without unless else plus minus times
+multiplied divided over under above below than least most minimum maximum max between through until from with
+was were are isnt equal equals equivalent would could might may should can cannot does did wrong false incorrect
+negative positive inverse reciprocal opposite otherwise instead rather versus
+""")
+
+
+def _is_unit(gap: str, unit: str | None) -> bool:
+    """Whether what follows the number only says what is counted.
+
+    Written onto the number (`42cm`), only a known symbol is one: `42k`, `42x` and `42m2` are other values. After a
+    space up to five words are, unless one of them could change the value.
+    """
+    if unit is None:
+        return True
+    unit = unit.strip()
+    if unit.startswith("/"):
+        return _are_words(unit[1:].split())
+    if _without_power(unit) in _SYMBOLS:
+        return True
+    first, slash, rest = unit.partition("/")
+    if not gap:
+        return bool(slash) and _without_power(first) in _SYMBOLS and _are_words(rest.split())
+    return _are_words(unit.replace("/", " ").split())
+
+
+def _are_words(words: list[str]) -> bool:
+    return 0 < len(words) <= 5 and all(_is_word(_without_power(word)) for word in words)
+
+
+def _is_word(word: str) -> bool:
+    if len(word) <= 2:
+        return word in _SYMBOLS or word in _SMALL_WORDS
+    return word.isalpha() and word.casefold() not in _NOT_UNITS
+
+
+def _without_power(unit: str) -> str:
+    """A unit without its square or cube."""
+    return unit[:-2] if unit.endswith(("^2", "^3")) else unit

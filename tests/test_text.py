@@ -1,0 +1,155 @@
+"""Where a completion states its answer, and whether it keeps the format."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_tunix.text import has_answer_block, is_tagged, stated_answer, tag_counts
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("completion", "stated"),
+    [
+        ("<answer>72</answer>", "72"),
+        ("<reasoning>r</reasoning>\n<answer>\n 72 \n</answer>\n", "72"),
+        ("<answer>1</answer> no: <answer>2</answer>", "2"),
+        ("<answer>1</answer> and <answer>2", "1"),
+        ("<answer><answer>5</answer>", "5"),
+        ("<answer>5</answer></answer>", "5"),
+        ("<answer>1</answer> #### 2", "1"),
+        ("<answer></answer> #### 2", ""),
+        ("</answer>3<answer>", None),
+        ("<ANSWER>3</ANSWER>", None),
+        (r"so \boxed{3} or rather \boxed{4}", "4"),
+        (r"\boxed{\frac{1}{2}} is it", r"\frac{1}{2}"),
+        (r"\boxed{\boxed{7}}", "7"),
+        (r"\boxed{4} and \boxed{5", "4"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{4} #### 5", "4"),
+        (r"\boxed{", None),
+        ("some steps\n#### 1,234", "1,234"),
+        ("#### 1\n#### 2\nand on", "2"),
+        ("####5", "5"),
+        ("#### 3\nA: 4", "3"),
+        ("steps\nA: 12", "12"),
+        ("A: 12\nand then", None),
+        ("steps\n**Answer:** 12\n\n", "12"),
+        ("**Answer: 12**", "12"),
+        ("**Answer**: 12", "12"),
+        ("## Answer: 12", "12"),
+        ("2 + 2 = 4. The answer is 4.", "4."),
+        ("So, the final answer is: 4", "4"),
+        ("The answer is 3. The answer is 4", "4"),
+        ("I doubt that the answer is 4", None),
+        ("Nobody knows whether the answer is 4.", None),
+        ("The answer is not 4.", "not 4."),
+        ("it is 4", None),
+        ("4", None),
+        ("", None),
+    ],
+)
+def test_stated_answer_is_found_in_its_order_of_precedence(completion, stated):
+    assert stated_answer(completion) == stated
+
+
+@pytest.mark.parametrize(
+    ("completion", "exact", "block"),
+    [
+        ("<answer>4</answer>", True, True),
+        ("<reasoning>r</reasoning><answer>4</answer>", True, True),
+        (" \n<reasoning>r\nr</reasoning>\n\n<answer>4</answer>\n", True, True),
+        ("<reasoning></reasoning><answer>4</answer>", True, True),
+        ("<answer>4</answer>.", False, True),
+        ("x <answer>4</answer>", False, True),
+        ("<reasoning>r</reasoning> x <answer>4</answer>", False, True),
+        ("<reasoning>r</reasoning><reasoning>r</reasoning><answer>4</answer>", False, True),
+        ("<reasoning><reasoning>r</reasoning><answer>4</answer>", False, True),
+        ("<reasoning>r</reasoning></reasoning><answer>4</answer>", False, True),
+        ("<reasoning>r<answer>4</answer>", False, True),
+        ("<reasoning><answer>4</answer></reasoning>", False, True),
+        ("<answer>4</answer><answer>4</answer>", False, True),
+        ("<answer><answer>4</answer>", False, True),
+        ("<answer><reasoning>r</reasoning>4</answer>", False, True),
+        ("<answer>4</answer><reasoning>r</reasoning>", False, True),
+        ("<answer> </answer>", False, False),
+        ("<answer>4", False, False),
+        ("4</answer>", False, False),
+        ("</answer><answer>", False, False),
+        ("", False, False),
+    ],
+)
+def test_format_is_exact_only_without_anything_else(completion, exact, block):
+    assert is_tagged(completion) is exact
+    assert has_answer_block(completion) is block
+
+
+def test_tags_are_counted_one_by_one():
+    assert tag_counts("<reasoning><answer>1</answer><answer>") == {
+        "<reasoning>": 1,
+        "</reasoning>": 0,
+        "<answer>": 2,
+        "</answer>": 1,
+    }
+
+
+FRAGMENTS = [
+    "<answer>",
+    "</answer>",
+    "<reasoning>",
+    "</reasoning>",
+    "<answer>1</answer>",
+    "<reasoning>x</reasoning>\n",
+    "\\boxed{",
+    "\\boxed{1}",
+    "{",
+    "}",
+    "}\\boxed{",
+    "\\{",
+    "####",
+    "#### 1\n",
+    "\n",
+    "A:",
+    "the answer is ",
+    "so, ",
+    "*",
+    "<!-- 1 -->",
+    "\ud800",
+    "\x00",
+    "\u202e",
+    "９",
+    "9**",
+    " ",
+]
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS, ids=ascii)
+def test_a_megabyte_of_anything_is_read_in_linear_time(fragment):
+    body = fragment * (MEGABYTE // len(fragment))
+    for text in (body, f"<answer>{body}</answer>", f"\\boxed{{{body}}}", f"Answer: {body}"):
+        fastest = min(_seconds(text) for _ in range(3))
+        assert fastest < 0.05
+
+
+def _seconds(text: str) -> float:
+    start = time.process_time()
+    stated_answer(text)
+    is_tagged(text)
+    return time.process_time() - start
+
+
+@given(st.lists(st.sampled_from([*FRAGMENTS, "7", "."]), max_size=12).map("".join) | st.text())
+def test_nothing_raises_and_what_is_stated_stands_in_the_text(completion):
+    stated = stated_answer(completion)
+    assert stated is None or stated in completion
+    assert not is_tagged(completion) or has_answer_block(completion)
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="<"), min_size=1).filter(str.strip))
+def test_a_tagged_answer_is_read_back(answer):
+    completion = f"<reasoning>\nsteps\n</reasoning>\n<answer>{answer}</answer>"
+    assert is_tagged(completion)
+    assert stated_answer(completion) == answer.strip()
