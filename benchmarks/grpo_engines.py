@@ -1,4 +1,4 @@
-"""The engines of `grpo_step.py`, ours and Tunix's, and what both are given: shapes, weights, prompts, reward, optimizer.
+"""The engines of `grpo_step.py`, ours and Tunix's, and what both get: shapes, weights, prompts, reward and optimizer.
 
 Imports of JAX stand inside the functions: the measuring process reads this file too and stays small, and each worker
 loads what its own engine needs.

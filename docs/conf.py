@@ -45,11 +45,34 @@ maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
 
-def escape_lone_stars(app, what, name, obj, options, lines):
-    """The product sign of prose, as in `+ - *.`, begins no emphasis."""
-    lines[:] = [re.sub(r"(?<=\s)\*(?=[\s,.;:)])", r"\\*", line) for line in lines]
+ATTRIBUTES = ("attribute", "data", "property")
+COLON = "\ue000"
+
+
+def hide_colons(app, what, name, obj, options, lines):
+    """Before napoleon, which would take what stands before a colon in an attribute's text for its type."""
+    if what in ATTRIBUTES:
+        lines[:] = [line.replace(":", COLON) for line in lines]
+
+
+def settle(app, what, name, obj, options, lines):
+    """After napoleon; the product sign of prose, as in `+ - *.`, begins no emphasis."""
+    lines[:] = [re.sub(r"(?<=\s)\*(?=[\s,.;:)])", r"\\*", line.replace(COLON, ":")) for line in lines]
+
+
+def plain_names(app, what, name, obj, options, signature, returns):
+    """Shows `Float[Array, 'group']` as it is written, without the module that defines the class of arrays."""
+    return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returns))
+
+
+def skip_tuple_fields(app, what, name, obj, skip, options):
+    """Fields of a named tuple stand in its signature, with their meaning in the text of the class."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def setup(app):
-    """Registers the hook above."""
-    app.connect("autodoc-process-docstring", escape_lone_stars)
+    """Registers the hooks; napoleon's own priority is 500."""
+    app.connect("autodoc-process-docstring", hide_colons, priority=400)
+    app.connect("autodoc-process-docstring", settle, priority=600)
+    app.connect("autodoc-process-signature", plain_names)
+    app.connect("autodoc-skip-member", skip_tuple_fields)

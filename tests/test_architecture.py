@@ -16,7 +16,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
     1: ("advantages", "losses", "optimizers", "rewards"),
     2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "batching", "measures"),
     3: ("supervised", "training", "evaluation", "display"),
-    4: (),
+    4: ("reward_analysis",),
     5: ("config", "recipes", "overrides", "jobs"),
     6: ("cli", "__main__"),
 }

@@ -264,7 +264,9 @@ def test_slices_are_left_out_where_they_say_nothing_new():
 
 def test_slices_count_and_measure_their_own_prompts():
     greedy = [answered([said], row=row("sum", level)) for said, level in (("7", 1), ("7", 2), ("3", 2), (None, 2))]
-    sampled = [answered(said, row=item.row) for said, item in zip((["7", "7"], ["7", "3"], ["3", "3"], [None] * 2), greedy)]
+    sampled = [
+        answered(said, row=item.row) for said, item in zip((["7", "7"], ["7", "3"], ["3", "3"], [None] * 2), greedy)
+    ]
     slices = evaluation.evaluation(greedy, sampled, split="test", samples=2).slices
     assert {name: count for name, (count, _) in slices.items()} == {"all": 4, "sum level 1": 1, "sum level 2": 3}
     hard = slices["sum level 2"][1]

@@ -52,6 +52,11 @@ def test_reward_statistics_by_hand():
     assert out["reward/invalid_fraction"] == 0.0
 
 
+def test_reward_quantiles_by_hand():
+    out = measures.reward_measures(score([list(range(11)), [99] * 11], valid=[[True] * 11, [False] * 11]))
+    assert (out["reward/p10"], out["reward/p50"], out["reward/p90"]) == (1.0, 5.0, 9.0)
+
+
 def test_entries_without_a_value_enter_no_statistic():
     out = measures.reward_measures(score([[1, 99], [3, -99]], valid=[[True, False], [True, False]]))
     assert (out["reward/mean"], out["reward/min"], out["reward/max"]) == (2.0, 1.0, 3.0)
@@ -82,7 +87,15 @@ def test_a_part_without_outcomes_counts_as_graded():
 def test_statistics_over_nothing_are_nan():
     nothing = np.full((1, 2), NAN)
     out = measures.reward_measures(score([[0, 0]], [[False, False]], {"a": nothing}, {"a": [[1, 1]]}))
-    for name in ("reward/mean", "reward/std", "reward/min", "reward/max", "reward/part/a", "reward/part/a/std"):
+    for name in (
+        "reward/mean",
+        "reward/std",
+        "reward/min",
+        "reward/max",
+        "reward/p50",
+        "reward/part/a",
+        "reward/part/a/std",
+    ):
         assert math.isnan(out[name]), name
     assert out["reward/invalid_fraction"] == 1.0
     assert out["reward/part/a/abstained_fraction"] == 1.0

@@ -11,9 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from agent_tunix import advantages, checkpoints, data, losses, models, optimizers, runs, sampling, training
-from agent_tunix.errors import RunError
-from agent_tunix.types import Bounds, Recipe, Reward, Score, Shaping
+from agent_tunix import advantages, checkpoints, data, losses, models, optimizers, rewards, runs, sampling, training
+from agent_tunix.errors import RewardError, RunError
+from agent_tunix.types import Bounds, Failure, Outcome, Recipe, Reward, Score, Shaping
 
 GROUP, PROMPTS, TOKENS = 4, 4, 8
 
@@ -343,3 +343,44 @@ def test_memory_does_not_grow_over_three_hundred_steps(lab):
     plan = dataclasses.replace(PLAN, steps=300, evaluate_every=0, checkpoint_every=0)
     lab.fit(plan, show=lambda row, timing: marks.append(resident()))
     assert marks[-1] - marks[60] < 40e6
+
+
+def test_graders_that_fail_on_most_of_a_batch_stop_the_run_with_its_state_saved(lab, tmp_path):
+    expected, _ = lab.fit(folder=tmp_path / "whole")
+    calls = []
+
+    def goes_down(rollouts):
+        calls.append(1)
+        score = count_ones(rollouts)
+        if len(calls) != 3:
+            return score
+        shape = score.value.shape
+        return dataclasses.replace(
+            score,
+            valid=np.zeros(shape, bool),
+            outcomes={"digits": np.full(shape, Outcome.FAILED)},
+            failures=[Failure("digits", 0, 1, "ConnectionError: refused")],
+        )
+
+    with pytest.raises(RewardError, match=r"100% of batch 2.*prompt 0, completion 1: ConnectionError: refused"):
+        lab.fit(method=recipe(goes_down))
+    resumed, _ = lab.fit(method=recipe(goes_down))
+    assert sha(resumed) == sha(expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda prompts, completions: [1.0], "16"),
+        (lambda prompts, completions: [0.5] * 15, "15"),
+        (lambda prompts, completions: 1.0, "16"),
+        (lambda prompts, completions: [float("nan")] * 16, "prompt 0, completion 0"),
+        (lambda prompts, completions: ["good"] * 16, "good"),
+    ],
+)
+def test_a_reward_that_breaks_its_contract_is_named_and_loses_no_rollouts(lab, function, said):
+    method = recipe()._replace(reward=rewards.from_lists(function, name="mine"))
+    with pytest.raises(RewardError, match=said) as caught:
+        lab.fit(method=method)
+    assert "mine" in str(caught.value)
+    assert len(list(runs.read_samples(lab.folder))) == PROMPTS * GROUP

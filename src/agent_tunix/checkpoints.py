@@ -35,12 +35,13 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, *, keep: int) -> None:
-        best = managers.BestN(get_metric_fn=lambda metrics: metrics["accuracy"], n=1)
+        best = managers.BestN(get_metric_fn=_accuracy, n=1)
         self.directory = Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
+                best_fn=_accuracy,  # without it metrics are not written, and a resumed run forgets which was best
             ),
             item_names=(ARRAYS, RECORD),
         )
@@ -142,7 +143,7 @@ class Checkpoints:
 
     def _accuracy(self, step: int) -> float:
         metrics = self._manager.metrics(step)
-        return float(metrics["accuracy"]) if metrics else float("-inf")
+        return _accuracy(metrics) if metrics else float("-inf")
 
     def _failed(self, step: int | None, error: Exception) -> CheckpointError:
         self._discard_torn()
@@ -173,6 +174,10 @@ def load_tree(path: Path, like: Any) -> Any:
     """Reads what `save_tree` wrote, in the structure of `like`."""
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(Path(path).absolute(), jax.tree.map(_shape, like))
+
+
+def _accuracy(metrics: dict[str, float]) -> float:
+    return metrics["accuracy"]
 
 
 def _detached(tree: Any) -> Any:

@@ -97,10 +97,10 @@ def _run(words: list[str]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """People see what this package says; Orbax reports every file it touches, as warnings through absl too."""
+    """People see what this package says; Orbax reports every file it touches, and errors that we say in one line."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("agent_tunix").setLevel(logging.INFO)
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _help() -> str:

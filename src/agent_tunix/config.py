@@ -127,7 +127,7 @@ class OptimizerConfig:
 class WarmStartConfig:
     """The supervised start of a policy without pretrained weights."""
 
-    steps: int = 150
+    steps: int = 165
     """0 leaves it out."""
     rows_per_batch: int = 64
     learning_rate: float = 2e-3
@@ -139,7 +139,7 @@ class WarmStartConfig:
 class TrainingConfig:
     """The GRPO loop. A step is one optimizer update, a batch one round of rollouts."""
 
-    steps: int = 400
+    steps: int = 500
     prompts_per_batch: int = 64
     group_size: int = 8
     num_iterations: int = 1

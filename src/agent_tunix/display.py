@@ -15,6 +15,7 @@ SHOWN = {
     "completion/length": "length",
     "throughput/tokens_per_s": "tokens/s",
 }
+REWARD_NUMBERS = ("mean", "std", "min", "p10", "p50", "p90", "max")
 LINES = 20
 """Plain lines of training progress per run."""
 
@@ -24,13 +25,14 @@ class Display:
 
     Args:
       steps: Optimizer updates of the run.
+      log_rewards: Whether to write a line about the rewards of every batch.
       console: Where to write; standard error by default, so that standard output stays for results.
     """
 
-    def __init__(self, steps: int, console: Console | None = None) -> None:
+    def __init__(self, steps: int, *, log_rewards: bool = False, console: Console | None = None) -> None:
         self._steps, self._every = steps, max(1, steps // LINES)
         self._console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False)
-        self._accuracy = "-"
+        self._accuracy, self._log_rewards, self._batch = "-", log_rewards, -1
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -67,12 +69,14 @@ class Display:
             self._accuracy = f"{row['eval/accuracy']:.3f}"
             self.say(evaluation_line(row))
             return
-        numbers = " ".join(
-            f"{label} {format_number(value)}"
-            for name, label in SHOWN.items()
-            if (value := {**row, **timing}.get(name)) is not None
-        )
-        numbers += f" accuracy {self._accuracy}"
+        if self._log_rewards and row["batch"] != self._batch:
+            self._batch = row["batch"]
+            self.say(reward_line(row))
+        known = {**row, **timing}
+        shown = [
+            f"{label} {format_number(known[name])}" for name, label in SHOWN.items() if known.get(name) is not None
+        ]
+        numbers = " ".join([*shown, f"accuracy {self._accuracy}"])
         step = row["step"]
         self._bar.update(self._task, description="GRPO", completed=step, total=self._steps, numbers=numbers)
         if not self._console.is_terminal and (step % self._every == 0 or step in (1, self._steps)):
@@ -83,6 +87,14 @@ def evaluation_line(row: Mapping[str, Any]) -> str:
     """An evaluation as one line, its metrics without the prefix they share."""
     parts = [f"{name.removeprefix('eval/')} {format_number(value)}" for name, value in row.items() if "eval/" in name]
     return f"evaluation after step {row['step']}: " + ", ".join(parts)
+
+
+def reward_line(row: Mapping[str, Any]) -> str:
+    """The rewards of a batch as one line: distribution, parts, flat groups."""
+    quantiles = " ".join(f"{name} {format_number(row[f'reward/{name}'])}" for name in REWARD_NUMBERS)
+    parts = [name for name in row if name.startswith("reward/part/") and name.count("/") == 2]
+    means = ", ".join(f"{name.removeprefix('reward/part/')} {format_number(row[name])}" for name in parts)
+    return f"rewards of batch {row['batch']}: {quantiles}; {means}; flat groups {row['group/flat_fraction']:.2f}"
 
 
 def format_number(value: float) -> str:

@@ -19,7 +19,19 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from agent_tunix import checkpoints, data, evaluation, models, optimizers, recipes, runs, sampling, supervised, training
+from agent_tunix import (
+    checkpoints,
+    data,
+    evaluation,
+    models,
+    optimizers,
+    recipes,
+    reward_analysis,
+    runs,
+    sampling,
+    supervised,
+    training,
+)
 from agent_tunix.config import Config
 from agent_tunix.display import Display
 from agent_tunix.errors import RunError
@@ -68,7 +80,7 @@ def train(config: Config) -> Run:
     keep_compiled_programs(cache_dir(config))
     with (
         runs.open_run(path, config=plain, resume=config.resume) as run,
-        Display(config.training.steps) as display,
+        Display(config.training.steps, log_rewards=config.training.log_rewards) as display,
         stop_signals() as should_stop,
     ):
         done = runs.read_summary(path)
@@ -77,6 +89,7 @@ def train(config: Config) -> Run:
             return runs.read_run(path)
         try:
             shop = workshop(config)
+            _check_prompts(shop)
             start = _start_params(shop, run, display, should_stop)
             _fit(shop, start, run, display, should_stop)
         except Interrupted:
@@ -232,6 +245,20 @@ def resume_command(path: Path) -> str:
     return f"{Path(sys.executable).name} -m agent_tunix resume {path}"
 
 
+def _check_prompts(shop: Workshop) -> None:
+    """Refuses prompts above their budget before anything is trained, or says how many will be truncated."""
+    settings = shop.config.data
+    prompts = [row["prompt"] for row in (*shop.dataset.train, *shop.dataset.heldout)]
+    encoded = data.encode_prompts(
+        shop.tokenizer, prompts, max_tokens=settings.max_prompt_tokens, overlong=settings.overlong_prompts
+    )
+    if encoded.truncated:
+        logger.warning(
+            "%d of %d prompts are longer than data.max_prompt_tokens=%d and lose tokens on their left",
+            encoded.truncated, len(prompts), settings.max_prompt_tokens,
+        )  # fmt: skip
+
+
 def _resume_line(path: Path, step: int) -> str:
     return f"stopped after step {step}, everything is saved; go on with: {resume_command(path)}"
 
@@ -263,6 +290,8 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, should
         display.say(_resume_line(run.path, progress.step))
         return
     run.write_summary(_summary(run.path, parameters, progress))
+    if config.training.save_reward_analysis:
+        display.say(reward_analysis.table(reward_analysis.save(run.path)))
 
 
 def _plan(config: Config) -> training.Plan:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from agent_tunix.types import Outcome, Rollouts, Score
 
+QUANTILES = (10, 50, 90)
 OUTCOMES = {
     Outcome.ABSTAINED: "abstained_fraction",
     Outcome.FAILED: "failed_fraction",
@@ -77,12 +78,13 @@ def source_measures(rollouts: Rollouts, score: Score) -> Mapping[str, float]:
 
 def _spread(value: np.ndarray) -> dict[str, float]:
     if not value.size:
-        return dict.fromkeys(("mean", "std", "min", "max"), float("nan"))
+        return dict.fromkeys(("mean", "std", "min", "max", *(f"p{q}" for q in QUANTILES)), float("nan"))
     return {
         "mean": float(value.mean()),
         "std": float(value.std()),
         "min": float(value.min()),
         "max": float(value.max()),
+        **{f"p{q}": float(np.percentile(value, q)) for q in QUANTILES},
     }
 
 

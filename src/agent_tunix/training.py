@@ -24,9 +24,12 @@ from agent_tunix.errors import RewardError, RunError
 from agent_tunix.models import Parameters, Policy, merged
 from agent_tunix.runs import RunWriter
 from agent_tunix.sampling import Sample
-from agent_tunix.types import KeepGroup, Loss, Params, Recipe, Reward, Rollouts, Row, Score, TokenBatch
+from agent_tunix.types import KeepGroup, Loss, Outcome, Params, Recipe, Reward, Rollouts, Row, Score, TokenBatch
 
 logger = logging.getLogger(__name__)
+
+MOST_FAILED = 0.5
+"""A batch in which graders fail on more completions than this fraction stops the run."""
 
 
 class Batches(Protocol):
@@ -392,7 +395,21 @@ def _scored(reward: Reward, rollouts: Rollouts, run: RunWriter, progress: Progre
             "batch %d: %d grader calls gave no value, the first is `%s` on prompt %d, completion %d: %s",
             progress.batch, len(score.failures), first.part, first.prompt_index, first.completion_index, first.reason,
         )  # fmt: skip
+        _refuse_mostly_failed(score, progress)
     return score
+
+
+def _refuse_mostly_failed(score: Score, progress: Progress) -> None:
+    """Stops a run whose graders are down: training on the few that answered would go on unnoticed."""
+    broken = (Outcome.FAILED, Outcome.TIMED_OUT)
+    failed = np.any([np.isin(outcomes, broken) for outcomes in score.outcomes.values()], axis=0)
+    if failed.mean() > MOST_FAILED:
+        first = score.failures[0]
+        raise RewardError(
+            f"graders failed on {failed.mean():.0%} of batch {progress.batch}, first `{first.part}` on prompt "
+            f"{first.prompt_index}, completion {first.completion_index}: {first.reason}; the state is saved, mend the "
+            "grader and run the same command again"
+        )
 
 
 def _log_unused(rollouts: Rollouts, score: Score, run: RunWriter, progress: Progress) -> None:
