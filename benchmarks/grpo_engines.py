@@ -170,18 +170,26 @@ def describe(params: Any) -> dict[str, Any]:
 # --- Ours -------------------------------------------------------------------------------------------------------------
 
 
-def run_ours(workload: Workload, steps: int, folder: Path, turns: Turns) -> None:
+def run_ours(workload: Workload, steps: int, micro_batch_size: int, folder: Path, turns: Turns) -> None:
     """The product as a user runs it: `training.fit` with a run folder, checkpoints and logged samples.
 
     A turn ends in `show`, after the update was applied and its row of metrics written; what `fit` does behind that,
     such as flushing files, falls into the next step.
+
+    Args:
+      workload: Shapes.
+      steps: Updates.
+      micro_batch_size: Prompts per forward and backward pass; all of them for no accumulation.
+      folder: Of the run; missing or empty.
+      turns: Handshake.
     """
     from agent_tunix import models, runs, training
     from agent_tunix.checkpoints import Checkpoints
 
     architecture, (optimizer, rate) = architecture_of(workload), optimizer_of(steps)
     policy, params = models.policy(architecture), models.initial_params(architecture, SEED)
-    settings = {"configuration": {"microbatches": 1, "rollout_microbatches": 1}, "loss": OUR_LOSS}
+    plan = our_plan(workload, steps, micro_batch_size)
+    settings = {"configuration": {"microbatches": plan.microbatches, "rollout_microbatches": 1}, "loss": OUR_LOSS}
     ready, seen = describe(params) | settings, {}
 
     def show(row: dict[str, Any], timing: dict[str, float]) -> None:
@@ -204,7 +212,7 @@ def run_ours(workload: Workload, steps: int, folder: Path, turns: Turns) -> None
             sample=counted(our_sampler(policy, workload), seen),
             batches=batches_of(workload),
             evaluate=lambda parameters, key: {"eval/accuracy": 0.0},
-            plan=our_plan(workload, steps),
+            plan=plan,
             run=run,
             checkpoints=checkpoints,
             show=show,
@@ -267,7 +275,7 @@ def counted(sample: Any, seen: dict[str, int]) -> Any:
     return sample_and_count
 
 
-def our_plan(workload: Workload, steps: int) -> Any:
+def our_plan(workload: Workload, steps: int, micro_batch_size: int) -> Any:
     """One update per batch; no evaluation and no checkpoint before the end."""
     from agent_tunix.training import Plan
 
@@ -276,7 +284,7 @@ def our_plan(workload: Workload, steps: int) -> Any:
         group_size=workload.group_size,
         num_iterations=1,
         minibatches=1,
-        microbatches=1,
+        microbatches=workload.prompts // micro_batch_size,
         max_refills=0,
         temperature=TEMPERATURE,
         evaluate_every=0,
@@ -332,6 +340,8 @@ def run_tunix(workload: Workload, steps: int, micro_batch_size: int, turns: Turn
         if seen:
             end_step()
         started = time.perf_counter()
+        # Without a seed Tunix draws the same noise in every step; a run that learns would give one, at no cost.
+        cluster.cluster_config.rollout_config.seed = jax.random.key_data(jax.random.key(cluster.global_steps))
         output = generate(*args, **arguments)
         seen["split"] = {"rollout_s": time.perf_counter() - started}
         seen["tokens"] = {
@@ -350,7 +360,7 @@ def run_tunix(workload: Workload, steps: int, micro_batch_size: int, turns: Turn
     turns.finish({"kl": {"first": float(kl[0]), "last": float(kl[-1])}})
 
 
-def tunix_portions(workload: Workload, micro_batch_size: int) -> dict[str, int | None]:
+def tunix_portions(workload: Workload, micro_batch_size: int) -> dict[str, Any]:
     """Batch sizes in prompts: one rollout of everything, the rest in micro-batches."""
     whole = workload.prompts
     return {
@@ -394,7 +404,7 @@ def tunix_cluster(
     actor: Any,
     reference: Any,
     mesh: Any,
-    portions: dict[str, int | None],
+    portions: dict[str, Any],
     rollout: dict[str, Any],
     steps: int,
 ) -> Any:
@@ -420,7 +430,7 @@ def tunix_cluster(
     return RLCluster(actor=actor, reference=reference, tokenizer=tokenizer, cluster_config=config)
 
 
-def tunix_batches(workload: Workload, steps: int) -> Iterator[dict[str, np.ndarray]]:
+def tunix_batches(workload: Workload, steps: int) -> Iterator[dict[str, Any]]:
     """The same batches as columns."""
     batches = batches_of(workload)
     for _ in range(steps):

@@ -101,12 +101,21 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     return {**spread(pairs), "pairs": [round(pair, 4) for pair in pairs]}
 
 
-def ratios(measured: Mapping[str, Measurement]) -> tuple[str | None, dict[str, dict[str, Any]]]:
-    """The ratio to every other engine, and the name of the fastest of them, by whose ratio we are judged."""
+def ratios(measured: Mapping[str, Measurement]) -> dict[str, Any] | None:
+    """Our fastest configuration against every one of theirs, and first of all against their fastest.
+
+    Returns:
+      The ratio to their fastest with the names of the two (`ours`, `theirs`), and under `all` the ratios to each of
+      theirs; None if we are alone.
+    """
     seconds = {name: [step["seconds"] for step in one.steps] for name, one in measured.items()}
-    others = {name: ratio(seconds[OURS], theirs) for name, theirs in seconds.items() if name != OURS}
-    fastest = min(others, key=lambda name: statistics.median(seconds[name]), default=None)
-    return fastest, others
+    by_speed = sorted(seconds, key=lambda name: statistics.median(seconds[name]))
+    ours, *_ = (name for name in by_speed if name.startswith(OURS))
+    others = {name: ratio(seconds[ours], seconds[name]) for name in by_speed if not name.startswith(OURS)}
+    if not others:
+        return None
+    fastest = next(iter(others))
+    return {"ours": ours, "theirs": fastest, **others[fastest], "all": others}
 
 
 def machine() -> dict[str, Any]:
@@ -132,13 +141,18 @@ def versions() -> dict[str, str]:
 def engines_of(
     workload: Workload, *, against: str, micro_batch_sizes: Sequence[int], steps: int, folder: Path
 ) -> dict[str, Engine]:
-    """The engines to measure, ours first; Tunix once for every micro-batch size."""
-    engines: dict[str, Engine] = {OURS: functools.partial(run_ours, workload, steps, folder / "run")}
-    if against == TUNIX:
-        for size in micro_batch_sizes:
-            name = TUNIX if size == workload.prompts else f"{TUNIX}_micro_{size}"
-            engines[name] = functools.partial(run_tunix, workload, steps, size)
+    """The engines to measure, each once for every micro-batch size, ours first."""
+    engines: dict[str, Engine] = {}
+    for size in micro_batch_sizes:
+        name = _name(OURS, size, workload)
+        engines[name] = functools.partial(run_ours, workload, steps, size, folder / name)
+    for size in micro_batch_sizes if against == TUNIX else ():
+        engines[_name(TUNIX, size, workload)] = functools.partial(run_tunix, workload, steps, size)
     return engines
+
+
+def _name(engine: str, micro_batch_size: int, workload: Workload) -> str:
+    return engine if micro_batch_size == workload.prompts else f"{engine}_micro_{micro_batch_size}"
 
 
 def benchmark(
@@ -149,7 +163,7 @@ def benchmark(
     Args:
       workload: Shapes.
       against: `tunix` or `none`.
-      micro_batch_sizes: Of Tunix, in prompts.
+      micro_batch_sizes: In prompts; every engine is tried with each.
       warm_up: Steps that do not count.
       steps: Steps that count.
 
@@ -175,12 +189,7 @@ def benchmark(
         )
         measured = measure(engines, warm_up=warm_up, steps=steps, folder=folder)
     check_equal_work(workload, measured)
-    fastest, others = ratios(measured)
-    result["engines"] = {name: summary(one) for name, one in measured.items()}
-    result["fastest_peer"] = fastest
-    result["ratio"] = others[fastest] if fastest else None
-    result["ratios"] = others
-    return result
+    return result | {"engines": {name: summary(one) for name, one in measured.items()}, "ratio": ratios(measured)}
 
 
 # --- The command line -------------------------------------------------------------------------------------------------
@@ -198,7 +207,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         nargs="+",
         metavar="PROMPTS",
-        help="Tunix's train_micro_batch_size, one engine for each (default: all prompts, and a quarter of them)",
+        help="prompts per forward and backward pass, tried for every engine (default: all, and a quarter of them)",
     )
     given = parser.parse_args(argv)
     prompts = WORKLOADS[given.workload].prompts

@@ -160,7 +160,8 @@ def measure(engines: Mapping[str, Engine], *, warm_up: int, steps: int, folder: 
       BenchmarkError: If a worker dies.
     """
     with contextlib.ExitStack() as stack:
-        workers, before = {}, {}
+        workers: dict[str, Worker] = {}
+        before: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
         for name, engine in engines.items():
             log.info("%s starts, compiles and warms up", name)
             workers[name] = worker = stack.enter_context(contextlib.closing(Worker(name, engine, folder)))

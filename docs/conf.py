@@ -35,6 +35,7 @@ default_role = "code"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature shows them
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 # Shapes are part of the signature; the words below it say what the arrays mean.
@@ -61,8 +62,11 @@ def settle(app, what, name, obj, options, lines):
 
 
 def plain_names(app, what, name, obj, options, signature, returns):
-    """Shows `Float[Array, 'group']` as it is written, without the module that defines the class of arrays."""
-    return tuple(text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, returns))
+    """Shows `Float[Array, 'group']` as it is written, and a default that is made anew for each instance as `...`."""
+    names = {"jaxlib._jax.Array": "Array", "<factory>": "..."}
+    for long, short in names.items():
+        signature, returns = (text and text.replace(long, short) for text in (signature, returns))
+    return signature, returns
 
 
 def skip_tuple_fields(app, what, name, obj, skip, options):

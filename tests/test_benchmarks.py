@@ -69,20 +69,21 @@ def test_ratio_refuses_unpaired_steps():
         grpo_step.ratio([1.0, 2.0], [3.0])
 
 
-def test_we_are_judged_by_the_fastest_peer():
+def test_the_fastest_of_ours_is_set_against_the_fastest_of_theirs():
     measured = {
-        "agent_tunix": reported(seconds=(1.0, 2.0)),
+        "agent_tunix": reported(seconds=(5.0, 5.0)),
+        "agent_tunix_micro_1": reported(seconds=(1.0, 2.0)),
         "tunix": reported(seconds=(4.0, 4.0)),
         "tunix_micro_1": reported(seconds=(3.0, 3.0)),
     }
-    fastest, others = grpo_step.ratios(measured)
-    assert fastest == "tunix_micro_1"
-    assert others["tunix"]["median"] == 3.0  # 4/1 and 4/2
-    assert others["tunix_micro_1"]["median"] == 2.25  # 3/1 and 3/2
+    out = grpo_step.ratios(measured)
+    assert (out["ours"], out["theirs"]) == ("agent_tunix_micro_1", "tunix_micro_1")
+    assert out["median"] == 2.25  # 3/1 and 3/2
+    assert out["all"]["tunix"]["median"] == 3.0  # 4/1 and 4/2
 
 
 def test_alone_there_is_no_ratio():
-    assert grpo_step.ratios({"agent_tunix": reported()}) == (None, {})
+    assert grpo_step.ratios({"agent_tunix": reported()}) is None
 
 
 def test_summary_leaves_the_compiling_step_out_of_the_median():
@@ -189,7 +190,12 @@ def test_arguments_that_mean_nothing_are_refused(argv):
     assert stopped.value.code == 2
 
 
-def test_tunix_is_tried_whole_and_in_quarters():
+def test_every_engine_is_tried_with_every_micro_batch_size(tmp_path):
+    engines = grpo_step.engines_of(TINY, against="tunix", micro_batch_sizes=[4, 2], steps=1, folder=tmp_path)
+    assert list(engines) == ["agent_tunix", "agent_tunix_micro_2", "tunix", "tunix_micro_2"]
+
+
+def test_batches_are_tried_whole_and_in_quarters():
     assert grpo_step.arguments([]).micro_batch_sizes == [16, 4]
     assert grpo_step.arguments(["--workload", "W2"]).micro_batch_sizes == [4, 1]
 
@@ -232,11 +238,13 @@ def run(*arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_alone_our_loop_prints_its_own_numbers():
-    result = run("--against", "none", "--steps", "2", "--warm-up", "1")
-    assert list(result["engines"]) == ["agent_tunix"]
+    result = run("--against", "none", "--steps", "2", "--warm-up", "1", "--micro-batch-sizes", "2")
+    assert list(result["engines"]) == ["agent_tunix_micro_2"]
     assert result["ratio"] is None
-    ours = result["engines"]["agent_tunix"]
+    (ours,) = result["engines"].values()
+    assert ours["configuration"]["microbatches"] == 2  # two of two prompts
     assert ours["tokens_per_step"] == {"completions": 16, "prompt_tokens": 128, "completion_tokens": 192}
     assert ours["logged"] == {"rows": 3, "samples": 48}
     assert ours["first_step_seconds"] > ours["seconds"]["max"] > ours["split"]["rollout_s"] > 0
@@ -245,16 +253,13 @@ def test_alone_our_loop_prints_its_own_numbers():
 
 @pytest.mark.slow
 def test_both_engines_do_the_same_work_side_by_side():
-    result = run("--against", "tunix", "--steps", "2", "--warm-up", "1", "--micro-batch-sizes", "4", "2")
-    assert list(result["engines"]) == ["agent_tunix", "tunix", "tunix_micro_2"]
-    ours, *theirs = result["engines"].values()
+    result = run("--against", "tunix", "--steps", "2", "--warm-up", "1", "--micro-batch-sizes", "2")
+    ours, theirs = (result["engines"][name] for name in ("agent_tunix_micro_2", "tunix_micro_2"))
     # 64 x 16 embeddings; attention 16 x (16 + 8 + 8) + 16 x 16, MLP 3 x 16 x 32; norms 3 x 16 + 2 x 8.
-    assert ours["parameters"] == 1024 + 768 + 1536 + 64
-    for engine in theirs:
-        assert engine["parameters"] == ours["parameters"]
-        assert engine["params_sha256"] == ours["params_sha256"]
-        assert engine["tokens_per_step"] == ours["tokens_per_step"]
-        assert abs(engine["kl"]["first"]) < 1e-6  # the first update starts from the reference
-    assert result["fastest_peer"] in ("tunix", "tunix_micro_2")
-    assert result["ratio"] == result["ratios"][result["fastest_peer"]]
+    assert ours["parameters"] == theirs["parameters"] == 1024 + 768 + 1536 + 64
+    assert ours["params_sha256"] == theirs["params_sha256"]
+    assert ours["tokens_per_step"] == theirs["tokens_per_step"] == TINY.tokens
+    for engine in (ours, theirs):
+        assert abs(engine["kl"]["first"]) < 1e-6 < engine["kl"]["last"]  # starts at its reference, and moves away
+    assert (result["ratio"]["ours"], result["ratio"]["theirs"]) == ("agent_tunix_micro_2", "tunix_micro_2")
     assert len(result["ratio"]["pairs"]) == 2

@@ -382,12 +382,22 @@ def _start_params(shop: Workshop, run: RunWriter, display: Display, should_stop:
     if not kept.exists():
         cached = cache_dir(shop.config) / "warm_starts" / warm_start_fingerprint(shop)
         if shop.config.warm_start.steps and not cached.exists():
-            checkpoints.save_tree(cached, _warm_start(shop, params, display, should_stop))
+            _save_shared(cached, _warm_start(shop, params, display, should_stop))
         if shop.config.warm_start.steps:
             _copy_folder(cached, kept)
         else:
             checkpoints.save_tree(kept, params)
     return checkpoints.load_tree(kept, params)
+
+
+def _save_shared(path: Path, params: Params) -> None:
+    """Saves parameters where another process may save the same at the same time; the first one stays."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    checkpoints.save_tree(own, params)
+    try:
+        own.rename(path)
+    except OSError:  # the other was first: a folder can only replace an empty one
+        shutil.rmtree(own)
 
 
 def _copy_folder(source: Path, target: Path) -> None:
