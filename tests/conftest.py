@@ -1,5 +1,6 @@
 import logging
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -10,7 +11,8 @@ from agent_tunix import models, tasks
 from agent_tunix.tokenizers import CharacterTokenizer
 
 # The suite compiles a few dozen small programs; kept ones make a second run of it several times faster.
-jax.config.update("jax_compilation_cache_dir", os.environ.get("AGENT_TUNIX_TEST_CACHE", ".cache/tests/jax"))
+CACHE = Path(__file__).parents[1] / ".cache" / "tests" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 logging.getLogger("absl").setLevel(logging.ERROR)
 

@@ -291,7 +291,9 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, should
         return
     run.write_summary(_summary(run.path, parameters, progress))
     if config.training.save_reward_analysis:
-        display.say(reward_analysis.table(reward_analysis.save(run.path)))
+        analysis = reward_analysis.analyse(runs.read_samples(run.path))
+        run.write_reward_analysis(analysis)
+        display.say(reward_analysis.table(analysis))
 
 
 def _plan(config: Config) -> training.Plan:

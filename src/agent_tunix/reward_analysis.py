@@ -1,15 +1,12 @@
 """What a run's stored rollouts say of its reward: distribution, which completions it likes, how they fail."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agent_tunix import runs, text
+from agent_tunix import text
 
-FILE = "reward_analysis.json"
 EXAMPLES = 3
 SHOWN = 200
 """Characters of a completion in an example."""
@@ -69,13 +66,6 @@ def kind(sample: Mapping[str, Any]) -> str:
     if not text.is_tagged(completion):
         return "right answer, format not kept" if right else "wrong answer, format not kept"
     return "right answer in format" if right else "wrong answer in format"
-
-
-def save(path: Path | str) -> dict[str, Any]:
-    """Analyses a run and writes `reward_analysis.json` into its folder."""
-    result = analyse(runs.read_samples(path))
-    Path(path, FILE).write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return result
 
 
 def table(analysis: Mapping[str, Any]) -> str:

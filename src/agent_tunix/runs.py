@@ -10,6 +10,7 @@ A run folder holds::
     tensorboard/        the numbers of both, as TensorBoard events
     checkpoints/        written by `agent_tunix.checkpoints`
     summary.json        written at the end
+    reward_analysis.json  only with training.save_reward_analysis=true
 
 The three growing files are only ever appended to, without a buffer in this process, and `RunWriter.rewind` cuts them
 back to the byte offsets that a checkpoint recorded. A process killed at any moment therefore loses no row and doubles
@@ -44,6 +45,7 @@ METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
 SAMPLES = "samples.jsonl.zst"
 SUMMARY = "summary.json"
+REWARD_ANALYSIS = "reward_analysis.json"
 EVENTS = "tensorboard"
 CHECKPOINTS = "checkpoints"
 
@@ -236,6 +238,10 @@ class RunWriter:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, whole or not at all."""
         _replace(self.path / SUMMARY, json.dumps(plain(summary), indent=2, ensure_ascii=False) + "\n")
+
+    def write_reward_analysis(self, analysis: Mapping[str, Any]) -> None:
+        """Writes reward_analysis.json, whole or not at all."""
+        _replace(self.path / REWARD_ANALYSIS, json.dumps(plain(analysis), indent=2, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
         """Closes the files and gives the folder free; a second call does nothing."""

@@ -14,9 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "model.layers=1", "model.width=16", "model.mlp=32", "model.head_dim=8", "data.train_size=200",
-    "data.heldout_size=32", "warm_start.steps=20", "training.prompts_per_batch=8", "training.group_size=4", "training.num_iterations=2",
-    "training.minibatches=2", "evaluation.rows=32", "evaluation.prompts_per_batch=32", "evaluation.every_steps=40",
-    "checkpoint.every_steps=8",
+    "data.heldout_size=32", "warm_start.steps=20", "training.prompts_per_batch=8", "training.group_size=4",
+    "training.num_iterations=2", "training.minibatches=2", "evaluation.rows=32",
+    "evaluation.prompts_per_batch=32", "evaluation.every_steps=40", "checkpoint.every_steps=8",
 ]  # fmt: skip
 STEPS = 240  # 60 batches of 8 rows: more than two passes over the 200 training rows
 
