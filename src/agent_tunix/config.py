@@ -146,8 +146,9 @@ class TrainingConfig:
     """Passes over each batch of rollouts."""
     minibatches: int = 1
     """Optimizer updates per pass; prompts are split evenly."""
-    microbatches: int = 1
-    """Parts in which the gradient of one update is accumulated."""
+    microbatches: int = 0
+    """Parts in which the gradient of one update is accumulated. 0 chooses: on a CPU parts of about two thousand tokens,
+    which stay in its cache, elsewhere a single one."""
     dynamic_sampling: bool = False
     """Refill groups whose unshaped rewards are all equal (DAPO)."""
     max_refills: int = 3

@@ -43,6 +43,9 @@ from agent_tunix.types import Params, Row
 
 logger = logging.getLogger(__name__)
 
+CACHED_TOKENS = 2200
+"""Tokens of a microbatch on a CPU, unless set."""
+
 START = "start"
 """Folder of a run that holds the parameters GRPO started from."""
 
@@ -303,7 +306,7 @@ def _plan(config: Config) -> training.Plan:
         group_size=plan.group_size,
         num_iterations=plan.num_iterations,
         minibatches=plan.minibatches,
-        microbatches=plan.microbatches,
+        microbatches=plan.microbatches or _microbatches(config),
         max_refills=plan.max_refills,
         temperature=config.sampling.temperature,
         evaluate_every=config.evaluation.every_steps,
@@ -311,6 +314,20 @@ def _plan(config: Config) -> training.Plan:
         checkpoint_every=config.checkpoint.every_steps,
         seed=config.seed,
     )
+
+
+def _microbatches(config: Config) -> int:
+    """How many parts keep the activations of a CPU's update in its cache; one on accelerators, which like size.
+
+    Measured on 2 cores with 16 prompts of 32 tokens and groups of 8 times 64 tokens (8,704 tokens): an update takes
+    2.1 CPU-seconds whole, 1.3 in parts of 2,176 tokens and no less in smaller ones.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    prompts = config.training.prompts_per_batch // config.training.minibatches
+    per_prompt = config.data.max_prompt_tokens + config.training.group_size * config.sampling.max_completion_tokens
+    wanted = prompts * per_prompt / CACHED_TOKENS
+    return next(parts for parts in range(1, prompts + 1) if prompts % parts == 0 and parts >= min(wanted, prompts))
 
 
 def _optimizer(config: Config) -> tuple[Any, Any]:

@@ -68,7 +68,7 @@ AT_LEAST: Mapping[str, float] = {
     "data.max_prompt_tokens": 2,
     **dict.fromkeys(("sampling.max_completion_tokens", "sampling.rollout_microbatches"), 1),
     **dict.fromkeys(("training.prompts_per_batch", "training.num_iterations", "training.minibatches"), 1),
-    "training.microbatches": 1,
+    "training.microbatches": 0,
     **dict.fromkeys(("evaluation.rows", "evaluation.prompts_per_batch", "warm_start.rows_per_batch"), 1),
     **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), 1),
     **dict.fromkeys(("seed", "model.lora_rank", "sampling.temperature", "sampling.top_k", "sampling.min_p"), 0),
@@ -133,7 +133,7 @@ def _check_portions(config: Config) -> None:
     for key, number, whole in (
         ("sampling.rollout_microbatches", config.sampling.rollout_microbatches, prompts),
         ("training.minibatches", training.minibatches, prompts),
-        ("training.microbatches", training.microbatches, prompts // training.minibatches),
+        ("training.microbatches", training.microbatches or 1, prompts // training.minibatches),
     ):
         if whole % number:
             what = "prompts of a minibatch" if whole != prompts else "prompts (training.prompts_per_batch)"

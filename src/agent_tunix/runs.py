@@ -201,12 +201,15 @@ class RunWriter:
             self._append(SAMPLES, zstandard.ZstdCompressor(level=3, write_checksum=True).compress(lines))
 
     def position(self) -> dict[str, int]:
-        """Where the three files end, in bytes, once the disk holds everything before it; a checkpoint keeps this."""
+        """Where the three files end, in bytes; a checkpoint keeps this."""
+        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
+
+    def sync(self) -> None:
+        """Returns once the disk holds everything logged so far; called before a checkpoint that counts on it."""
         for file in self._files.values():
             os.fsync(file.fileno())
         if self._events is not None:
             self._events.flush()
-        return {name: os.fstat(file.fileno()).st_size for name, file in self._files.items()}
 
     def rewind(self, position: Mapping[str, int] | None, step: int = 0) -> None:
         """Cuts the files back to `position`, so that what is logged next follows it; the run is unfinished again.

@@ -156,7 +156,8 @@ def fit(
     """
     keys = jax.random.split(jax.random.key(plan.seed))
     update = updater(policy, recipe.loss, optimizer, temperature=plan.temperature, microbatches=plan.microbatches)
-    reference = _reference(policy, parameters, plan.temperature) if recipe.needs_reference else None
+    parts = plan.minibatches * plan.microbatches
+    reference = _reference(policy, parameters, plan.temperature, parts) if recipe.needs_reference else None
     advantage = jax.jit(recipe.advantage)
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
@@ -165,6 +166,7 @@ def fit(
     record = _record(progress, batches, run)
 
     def save(wait: bool = False) -> None:
+        run.sync()
         checkpoints.save(progress.step, state, record, accuracy=progress.accuracy, wait=wait)
 
     def current() -> Parameters:
@@ -188,6 +190,7 @@ def fit(
             )  # fmt: skip
             if reference is not None:
                 rollouts = dataclasses.replace(rollouts, ref_logprobs=reference(rollouts))
+                clock.lap("reference")
             score, shaping = recipe.shaping.update(raw, state.shaping, rollouts)
             advantages.refuse_nan(score)
             credit = _per_token(np.asarray(advantage(score)), rollouts)
@@ -417,13 +420,20 @@ def _log_unused(rollouts: Rollouts, score: Score, run: RunWriter, progress: Prog
         run.log_samples(measures.rollout_records(rollouts, score, None, None, step=progress.step, batch=progress.batch))
 
 
-def _reference(policy: Policy, parameters: Parameters, temperature: float) -> Callable[[Rollouts], np.ndarray]:
-    """Log-probabilities under the policy training started from; under LoRA its frozen backbone."""
+def _reference(
+    policy: Policy, parameters: Parameters, temperature: float, parts: int
+) -> Callable[[Rollouts], np.ndarray]:
+    """Log-probabilities under the policy training started from; under LoRA its frozen backbone.
+
+    Computed in as many parts as the update, whose activations are sized for the cache or the memory.
+    """
     params = parameters.frozen if parameters.lora_scale else parameters.trainable
 
     @jax.jit
-    def logprobs(params: Params, prompt_ids: Array, prompt_mask: Array, completion_ids: Array) -> Array:
-        return policy.logprobs(params, prompt_ids, prompt_mask, completion_ids, temperature)[0]
+    def logprobs(params: Params, *batch: Array) -> Array:
+        cut = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in batch)
+        out = jax.lax.map(lambda part: policy.logprobs(params, *part, temperature)[0], cut)
+        return out.reshape(-1, *out.shape[2:])
 
     def reference(rollouts: Rollouts) -> np.ndarray:
         out = logprobs(params, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids)
