@@ -15,9 +15,9 @@ ROOMS: dict[int, tuple[str, ...]] = {
     0: ("text", "errors", "plain", "types", "runs"),
     1: ("advantages", "losses", "optimizers", "rewards"),
     2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "batching", "measures"),
-    3: ("supervised", "training", "evaluation", "display"),
+    3: ("updates", "collecting", "supervised", "training", "evaluation", "display"),
     4: ("reward_analysis",),
-    5: ("config", "recipes", "overrides", "jobs"),
+    5: ("config", "recipes", "overrides", "workshop", "jobs"),
     6: ("cli", "__main__"),
 }
 """A module, or a folder, imports from lower rooms, from what stands before it in its own room, and from its own folder.

@@ -268,7 +268,7 @@ def logged_names() -> set[str]:
     tokens = TokenBatch(zeros, zeros, zeros, zeros, zeros, zeros, jnp.full((2, 2, 3), True))
     loss = losses.policy_loss(kl_coefficient=0.1, entropy_coefficient=0.1, mismatch_cap=2.0)
     found |= {f"policy/{name}" for name in loss.per_token(tokens)[1]}
-    for name in ("training", "measures", "jobs"):
+    for name in ("training", "updates", "collecting", "measures", "workshop"):
         tree = ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
         texts = {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
@@ -286,7 +286,7 @@ def test_the_list_of_metrics_is_complete():
 
 def test_the_list_of_metrics_names_nothing_else():
     listed = set(re.findall(rf"`({FAMILY}/[\w/]+)`", (DOCS / "metrics.md").read_text(encoding="utf-8")))
-    trees = [ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8")) for name in ("training", "jobs")]
+    trees = [ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8")) for name in ("training", "collecting", "workshop")]
     composed = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     # `eval/{prefix}accuracy` and `time/{name}_s`; the other families are known from what their functions return.
     patterns = [

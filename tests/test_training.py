@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from agent_tunix import advantages, checkpoints, data, losses, models, optimizers, rewards, runs, sampling, training
+from agent_tunix import advantages, checkpoints, data, losses, models, optimizers, rewards, runs, sampling, training, updates
 from agent_tunix.errors import RewardError, RunError
 from agent_tunix.types import Bounds, Failure, Outcome, Recipe, Reward, Score, Shaping
 
@@ -179,7 +179,7 @@ def minibatch(prompts=8, seed=0):
     shape = (prompts, GROUP, TOKENS)
     mask = np.arange(TOKENS) < random.integers(1, TOKENS + 1, shape[:2])[..., None]
     logprobs = -random.random(shape).astype(np.float32) - 3
-    return training.Minibatch(
+    return updates.Minibatch(
         prompt_ids=random.integers(8, 100, (prompts, 16)),
         prompt_mask=np.arange(16) >= random.integers(0, 10, (prompts, 1)),
         completion_ids=random.integers(8, 100, shape),
@@ -202,7 +202,7 @@ def test_one_microbatch_of_eight_groups_equals_eight_of_one(policy, params, aggr
     optimizer = optax.sgd(1.0)
     outcomes = []
     for microbatches in (1, 8):
-        update = training.updater(policy, loss, optimizer, temperature=1.0, microbatches=microbatches)
+        update = updates.updater(policy, loss, optimizer, temperature=1.0, microbatches=microbatches)
         start = jax.tree.map(jnp.copy, params)
         trained, _, stats = update(models.full(start), optimizer.init(start), minibatch())
         outcomes.append((trained, {name: float(value) for name, value in stats.items()}))
@@ -214,7 +214,7 @@ def test_one_microbatch_of_eight_groups_equals_eight_of_one(policy, params, aggr
 def test_lora_updates_its_factors_and_nothing_else(policy, params, architecture):
     parameters = models.lora(architecture, params, rank=2, alpha=4.0, seed=0)
     before = models.params_sha256(parameters.frozen), sha(parameters)
-    update = training.updater(policy, losses.policy_loss(), optax.sgd(1.0), temperature=1.0, microbatches=1)
+    update = updates.updater(policy, losses.policy_loss(), optax.sgd(1.0), temperature=1.0, microbatches=1)
     trained, _, stats = update(parameters, optax.sgd(1.0).init(parameters.trainable), minibatch())
     assert models.params_sha256(parameters.frozen) == before[0]
     assert models.params_sha256(trained) != before[1]

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from agent_tunix.errors import AgentTunixError, ConfigError, unknown
 
@@ -179,6 +179,19 @@ def _run_argument(parser: Parser) -> None:
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="a run folder, such as runs/NAME")
 
 
+def _checkpoint_argument(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", metavar="STEP", help="a step, or `best`; without it, the newest")
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Any:
+    word = arguments.checkpoint
+    if word in (None, "best"):
+        return word
+    if not word.isdigit():
+        raise ConfigError(f"--checkpoint is {word}; give a step, such as 100, or best")
+    return int(word)
+
+
 def _resume(arguments: argparse.Namespace) -> None:
     from agent_tunix import jobs
 
@@ -187,6 +200,7 @@ def _resume(arguments: argparse.Namespace) -> None:
 
 def _evaluate_arguments(parser: Parser) -> None:
     _run_argument(parser)
+    _checkpoint_argument(parser)
     parser.add_argument("--split", default="heldout", help=f"rows: {', '.join(EVALUATION_SPLITS)}")
     parser.add_argument("--samples", type=int, default=0, metavar="K", help="also K samples per prompt, for pass@k")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -200,12 +214,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     _check_run(arguments.run_dir)
     from agent_tunix import jobs
 
-    result = jobs.evaluate_run(arguments.run_dir, split=arguments.split, samples=arguments.samples)
+    chosen = {"split": arguments.split, "samples": arguments.samples, "checkpoint": _checkpoint(arguments)}
+    result = jobs.evaluate_run(arguments.run_dir, **chosen)
     print(json.dumps(result.to_json(), indent=2) if arguments.json else result.table())
 
 
 def _sample_arguments(parser: Parser) -> None:
     _run_argument(parser)
+    _checkpoint_argument(parser)
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help="texts; without them, held-out prompts")
     parser.add_argument("--prompts", dest="number", type=int, default=4, metavar="N", help="how many held-out prompts")
 
@@ -216,7 +232,8 @@ def _sample(arguments: argparse.Namespace) -> None:
     _check_run(arguments.run_dir)
     from agent_tunix import jobs
 
-    for number, item in enumerate(jobs.sample_run(arguments.run_dir, arguments.prompts or arguments.number)):
+    prompts, checkpoint = arguments.prompts or arguments.number, _checkpoint(arguments)
+    for number, item in enumerate(jobs.sample_run(arguments.run_dir, prompts, checkpoint=checkpoint)):
         print("\n" * bool(number) + "\n".join(f"{key}: {value}" for key, value in item.items()))
 
 

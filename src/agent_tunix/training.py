@@ -5,45 +5,26 @@ is the run that was never killed, to the last bit.
 """
 
 import dataclasses
-import functools
-import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Key
 
-from agent_tunix import advantages, batching, measures
+from agent_tunix import advantages, measures
 from agent_tunix.checkpoints import Checkpoints
-from agent_tunix.errors import RewardError, RunError
-from agent_tunix.models import Parameters, Policy, merged
+from agent_tunix.collecting import Batches, Clock, collect
+from agent_tunix.errors import RunError
+from agent_tunix.models import Parameters, Policy
 from agent_tunix.runs import RunWriter
 from agent_tunix.sampling import Sample
-from agent_tunix.types import KeepGroup, Loss, Outcome, Params, Recipe, Reward, Rollouts, Row, Score, TokenBatch
-
-logger = logging.getLogger(__name__)
-
-MOST_FAILED = 0.5
-"""A batch in which graders fail on more completions than this fraction stops the run."""
-
-
-class Batches(Protocol):
-    """An endless iterator over batches of rows with a state that can be saved."""
-
-    def __next__(self) -> Sequence[Row]: ...
-
-    def get_state(self) -> dict[str, Any]:
-        """JSON-serialisable position."""
-        ...
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved position."""
-        ...
+from agent_tunix.types import Params, Recipe, Rollouts, Score
+from agent_tunix.updates import per_token, portions, reference_logprobs, updater
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,23 +79,6 @@ class TrainState(NamedTuple):
     shaping: Any
 
 
-class Minibatch(NamedTuple):
-    """What one update sees: whole groups, so that a prompt is computed once."""
-
-    prompt_ids: Int[Any, "prompts prompt_tokens"]
-    prompt_mask: Bool[Any, "prompts prompt_tokens"]
-    completion_ids: Int[Any, "prompts group tokens"]
-    completion_mask: Bool[Any, "prompts group tokens"]
-    truncated: Bool[Any, "prompts group"]
-    logprobs: Float[Any, "prompts group tokens"]
-    old_logprobs: Float[Any, "prompts group tokens"]
-    ref_logprobs: Float[Any, "prompts group tokens"] | None
-    advantages: Float[Any, "prompts group tokens"]
-
-
-Update = Callable[[Parameters, optax.OptState, Minibatch], tuple[Params, optax.OptState, dict[str, Array]]]
-
-
 def fit(
     policy: Policy,
     parameters: Parameters,
@@ -157,7 +121,7 @@ def fit(
     keys = jax.random.split(jax.random.key(plan.seed))
     update = updater(policy, recipe.loss, optimizer, temperature=plan.temperature, microbatches=plan.microbatches)
     parts = plan.minibatches * plan.microbatches
-    reference = _reference(policy, parameters, plan.temperature, parts) if recipe.needs_reference else None
+    reference = reference_logprobs(policy, parameters, plan.temperature, parts) if recipe.needs_reference else None
     advantage = jax.jit(recipe.advantage)
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
@@ -168,6 +132,11 @@ def fit(
     def save(wait: bool = False) -> None:
         run.sync()
         checkpoints.save(progress.step, state, record, accuracy=progress.accuracy, wait=wait)
+
+    def keep(rollouts: Rollouts, raw: Score | None, *shaped_and_credit: Any) -> None:
+        shaped, credit = shaped_and_credit or (None, None)
+        where = {"step": progress.step, "batch": progress.batch}
+        run.log_samples(measures.rollout_records(rollouts, raw, shaped, credit, **where))
 
     def current() -> Parameters:
         return dataclasses.replace(parameters, trainable=state.trainable)
@@ -186,21 +155,20 @@ def fit(
             key = jax.random.fold_in(keys[0], progress.batch)
             rollouts, raw, notes = collect(
                 sample, recipe.reward, recipe.keep_group, current(), batches, key,
-                group_size=plan.group_size, max_refills=plan.max_refills, run=run, clock=clock, progress=progress,
+                group_size=plan.group_size, max_refills=plan.max_refills,
+                batch=progress.batch, record=keep, clock=clock,
             )  # fmt: skip
             if reference is not None:
                 rollouts = dataclasses.replace(rollouts, ref_logprobs=reference(rollouts))
                 clock.lap("reference")
             score, shaping = recipe.shaping.update(raw, state.shaping, rollouts)
             advantages.refuse_nan(score)
-            credit = _per_token(np.asarray(advantage(score)), rollouts)
-            run.log_samples(
-                measures.rollout_records(rollouts, raw, score, credit, step=progress.step, batch=progress.batch)
-            )
+            credit = per_token(np.asarray(advantage(score)), rollouts)
+            keep(rollouts, raw, score, credit)
             notes |= _batch_measures(rollouts, raw, score, credit)
             state = state._replace(shaping=shaping)
             clock.lap("credit")
-            for iteration, part in _portions(rollouts, score.valid, credit, plan.num_iterations, plan.minibatches):
+            for iteration, part in portions(rollouts, score.valid, credit, plan.num_iterations, plan.minibatches):
                 if progress.step == plan.steps:
                     break
                 trainable, optimizer_state, stats = update(current(), state.optimizer, part)
@@ -235,241 +203,6 @@ def fit(
             save(wait=True)
         raise
     return current(), progress
-
-
-def updater(
-    policy: Policy, loss: Loss, optimizer: optax.GradientTransformation, *, temperature: float, microbatches: int
-) -> Update:
-    """The compiled update: gradients accumulated over microbatches, clipped and applied.
-
-    Weights of the loss come from the whole minibatch, so one microbatch of eight groups and eight of one give the same
-    sum. A loss or gradient that is not finite changes nothing and is reported in `policy/finite`.
-
-    Args:
-      policy: Model functions.
-      loss: Per-token losses and their weights.
-      optimizer: Optax transformation.
-      temperature: Of the policy that is trained, the one it was sampled with.
-      microbatches: Parts in which the gradient is accumulated; it must divide the prompts of a minibatch.
-
-    Returns:
-      `(parameters, optimizer_state, minibatch) -> (trainable, optimizer_state, statistics)`; the trainable parameters
-      and the optimizer state are donated.
-    """
-
-    def objective(trainable: Params, rest: Parameters, part: Minibatch, weights: Array) -> tuple[Array, dict]:
-        params = merged(dataclasses.replace(rest, trainable=trainable))
-        logprobs, entropy = policy.logprobs(params, part.prompt_ids, part.prompt_mask, part.completion_ids, temperature)
-        entropy = entropy if loss.needs_entropy else jax.lax.stop_gradient(entropy)
-        tokens = TokenBatch(
-            logprobs,
-            entropy,
-            part.old_logprobs,
-            part.logprobs,
-            part.ref_logprobs,
-            part.advantages,
-            part.completion_mask,
-        )
-        per_token, stats = loss.per_token(tokens)
-        stats = {"entropy": entropy} | stats
-        masked = {name: jnp.sum(jnp.where(tokens.mask, value, 0.0)) for name, value in stats.items()}
-        return jnp.sum(jnp.where(tokens.mask, weights * per_token, 0.0)), masked
-
-    def accumulated(trainable: Params, rest: Parameters, batch: Minibatch, weights: Array) -> tuple[Any, Params]:
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        if microbatches == 1:
-            return gradient(trainable, rest, batch, weights)
-        parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), (batch, weights))
-        first, others = jax.tree.map(lambda x: x[0], parts), jax.tree.map(lambda x: x[1:], parts)
-
-        def add(total: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(trainable, rest, *part)), None
-
-        return jax.lax.scan(add, gradient(trainable, rest, *first), others)[0]
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(
-        trainable: Params, state: optax.OptState, rest: Parameters, batch: Minibatch
-    ) -> tuple[Params, optax.OptState, dict[str, Array]]:
-        weights = loss.weights(batch.completion_mask, batch.truncated)
-        (value, sums), gradient = accumulated(trainable, rest, batch, weights)
-        norm = optax.tree.norm(gradient)
-        updates, new_state = optimizer.update(gradient, state, trainable)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        new = optax.apply_updates(trainable, updates), new_state
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (trainable, state))
-        count = jnp.maximum(batch.completion_mask.sum(), 1)
-        stats: dict[str, Array] = {f"policy/{name}": total / count for name, total in sums.items()}
-        stats |= {"policy/loss": value, "policy/gradient_norm": jnp.asarray(norm), "policy/finite": finite}
-        return *kept, stats
-
-    def step(
-        parameters: Parameters, state: optax.OptState, batch: Minibatch
-    ) -> tuple[Params, optax.OptState, dict[str, Array]]:
-        return update(parameters.trainable, state, dataclasses.replace(parameters, trainable={}), batch)
-
-    return step
-
-
-def collect(
-    sample: Sample,
-    reward: Reward,
-    keep_group: KeepGroup | None,
-    parameters: Parameters,
-    batches: Batches,
-    key: Key[Array, ""],
-    *,
-    group_size: int,
-    max_refills: int,
-    run: RunWriter,
-    clock: "Clock",
-    progress: Progress,
-) -> tuple[Rollouts, Score, dict[str, float]]:
-    """One batch of scored rollouts; with `keep_group`, refilled until every group is worth training on.
-
-    Groups are judged on the unshaped score. After `max_refills` further rounds the batch is filled up with groups that
-    were not kept, so that a policy that solves everything ends its run instead of sampling for ever.
-
-    Returns:
-      Rollouts, their score and, when refilling, `group/kept_fraction` and `group/refills`.
-    """
-    kept, spare, wanted, refill, seen = [], [], 0, 0, 0
-    for refill in range(max_refills + 1 if keep_group else 1):
-        rows = next(batches)
-        rollouts = sample(parameters, rows, group_size, jax.random.fold_in(key, refill))
-        clock.lap("rollout")
-        score = _scored(reward, rollouts, run, progress)
-        clock.lap("reward")
-        if keep_group is None:
-            return rollouts, score, {}
-        keep = np.asarray(keep_group(score))
-        wanted, seen = len(rows), seen + len(rows)
-        for chosen, groups in ((keep, kept), (~keep, spare)):
-            index = np.flatnonzero(chosen).tolist()
-            groups.append((batching.take(rollouts, index), batching.take(score, index)))
-        if sum(len(part.prompts) for part, _ in kept) >= wanted:
-            break
-    rollouts, score = (batching.join(parts) for parts in zip(*kept, *spare, strict=True))
-    good = sum(len(part.prompts) for part, _ in kept)
-    unused = list(range(wanted, len(rollouts.prompts)))
-    _log_unused(batching.take(rollouts, unused), batching.take(score, unused), run, progress)
-    index = list(range(wanted))
-    notes = {"group/kept_fraction": good / seen, "group/refills": float(refill)}
-    return batching.take(rollouts, index), batching.take(score, index), notes
-
-
-class Clock:
-    """Seconds spent in each stage of a batch."""
-
-    def __init__(self) -> None:
-        self._last = self._start = time.perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, stage: str) -> None:
-        """Adds the time since the last call to a stage."""
-        now = time.perf_counter()
-        self._laps[stage] = self._laps.get(stage, 0.0) + now - self._last
-        self._last = now
-
-    def timing(self, step: int, rollouts: Rollouts) -> dict[str, float]:
-        """The row of timings after an update; the first update of a batch carries its rollouts."""
-        self.lap("update")
-        total = self._last - self._start
-        row = {"step": step, "time/step_s": total} | {f"time/{name}_s": value for name, value in self._laps.items()}
-        if "rollout" in self._laps:
-            row["throughput/tokens_per_s"] = float(rollouts.lengths.sum()) / total
-        self._start, self._laps = self._last, {}
-        return row
-
-
-def _scored(reward: Reward, rollouts: Rollouts, run: RunWriter, progress: Progress) -> Score:
-    """The score; if the reward raises or returns nan, the completions it was given are saved first."""
-    try:
-        score = reward(rollouts)
-        advantages.refuse_nan(score)
-    except BaseException as error:
-        run.log_samples(measures.rollout_records(rollouts, None, None, None, step=progress.step, batch=progress.batch))
-        if isinstance(error, TypeError | ValueError):
-            raise RewardError(f"{error} (batch {progress.batch}; its completions are in the run's samples)") from error
-        raise
-    if score.failures:
-        first = score.failures[0]
-        logger.warning(
-            "batch %d: %d grader calls gave no value, the first is `%s` on prompt %d, completion %d: %s",
-            progress.batch, len(score.failures), first.part, first.prompt_index, first.completion_index, first.reason,
-        )  # fmt: skip
-        _refuse_mostly_failed(score, progress)
-    return score
-
-
-def _refuse_mostly_failed(score: Score, progress: Progress) -> None:
-    """Stops a run whose graders are down: training on the few that answered would go on unnoticed."""
-    broken = (Outcome.FAILED, Outcome.TIMED_OUT)
-    failed = np.any([np.isin(outcomes, broken) for outcomes in score.outcomes.values()], axis=0)
-    if failed.mean() > MOST_FAILED:
-        first = score.failures[0]
-        raise RewardError(
-            f"graders failed on {failed.mean():.0%} of batch {progress.batch}, first `{first.part}` on prompt "
-            f"{first.prompt_index}, completion {first.completion_index}: {first.reason}; the state is saved, mend the "
-            "grader and run the same command again"
-        )
-
-
-def _log_unused(rollouts: Rollouts, score: Score, run: RunWriter, progress: Progress) -> None:
-    if rollouts.prompts:
-        run.log_samples(measures.rollout_records(rollouts, score, None, None, step=progress.step, batch=progress.batch))
-
-
-def _reference(
-    policy: Policy, parameters: Parameters, temperature: float, parts: int
-) -> Callable[[Rollouts], np.ndarray]:
-    """Log-probabilities under the policy training started from; under LoRA its frozen backbone.
-
-    Computed in as many parts as the update, whose activations are sized for the cache or the memory.
-    """
-    params = parameters.frozen if parameters.lora_scale else parameters.trainable
-
-    @jax.jit
-    def logprobs(params: Params, *batch: Array) -> Array:
-        cut = tuple(x.reshape(parts, -1, *x.shape[1:]) for x in batch)
-        out = jax.lax.map(lambda part: policy.logprobs(params, *part, temperature)[0], cut)
-        return out.reshape(-1, *out.shape[2:])
-
-    def reference(rollouts: Rollouts) -> np.ndarray:
-        out = logprobs(params, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids)
-        return np.where(rollouts.completion_mask, np.asarray(out), 0.0)
-
-    return reference
-
-
-def _per_token(credit: np.ndarray, rollouts: Rollouts) -> Float[np.ndarray, "prompts group tokens"]:
-    """Advantages spread over the tokens of their completion."""
-    credit = credit[..., None] if credit.ndim == 2 else credit
-    return np.where(rollouts.completion_mask, credit, 0.0).astype(np.float32)
-
-
-def _portions(
-    rollouts: Rollouts, valid: np.ndarray, credit: np.ndarray, num_iterations: int, minibatches: int
-) -> Iterator[tuple[int, Minibatch]]:
-    """The minibatches of every pass over a batch, in order; prompts were shuffled by the data pipeline.
-
-    Completions without a valid score carry no loss: they enter neither its sum nor its denominator.
-    """
-    whole = Minibatch(
-        rollouts.prompt_ids,
-        rollouts.prompt_mask,
-        rollouts.completion_ids,
-        rollouts.completion_mask & np.asarray(valid)[..., None],
-        rollouts.truncated,
-        rollouts.logprobs,
-        rollouts.old_logprobs,
-        rollouts.ref_logprobs,
-        credit,
-    )
-    size = len(rollouts.prompts) // minibatches
-    for iteration in range(num_iterations):
-        for start in range(0, size * minibatches, size):
-            yield iteration, jax.tree.map(lambda x, start=start: x[start : start + size], whole)
 
 
 def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.ndarray) -> dict[str, float]:

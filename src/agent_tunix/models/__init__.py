@@ -19,6 +19,7 @@ from tunix.models.qwen3 import model as tunix_qwen3
 
 from agent_tunix.models import _qwen3
 from agent_tunix.models._head import token_logprobs
+from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params
 
 __all__ = [
@@ -100,8 +101,13 @@ class Parameters:
 jax.tree_util.register_dataclass(Parameters, data_fields=("trainable", "frozen"), meta_fields=("lora_scale",))
 
 
-def tiny(vocab_size: int, **sizes: int) -> Architecture:
-    """The built-in small policy: Tunix's Qwen3 with fewer than 1.5 million parameters at its default sizes."""
+def tiny(vocab_size: int = CharacterTokenizer().vocab_size, **sizes: int) -> Architecture:
+    """The built-in small policy: Tunix's Qwen3 with 0.13 million parameters at its default sizes.
+
+    Args:
+      vocab_size: By default that of the character-level tokenizer.
+      **sizes: Other sizes of `Architecture`.
+    """
     return Architecture(vocab_size=vocab_size, **sizes)
 
 

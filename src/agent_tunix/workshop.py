@@ -1,0 +1,252 @@
+"""From a configuration to everything a job works with: rows, policy, sampler, optimizer, starting parameters."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Key
+
+from agent_tunix import checkpoints, data, evaluation, models, optimizers, recipes, sampling, supervised, training
+from agent_tunix.config import Config
+from agent_tunix.models import Parameters, Policy
+from agent_tunix.sampling import Distribution, Sample
+from agent_tunix.tokenizers import CharacterTokenizer, Tokenizer
+from agent_tunix.types import Params, Row
+
+logger = logging.getLogger(__name__)
+
+CACHED_TOKENS = 2200
+"""Tokens of a microbatch on a CPU, unless set."""
+
+
+START = "start"
+"""Folder of a run that holds the parameters GRPO started from."""
+
+
+class Workshop(NamedTuple):
+    """What a configuration stands for, before any training."""
+
+    config: Config
+    tokenizer: Tokenizer
+    dataset: data.Dataset
+    architecture: models.Architecture
+    policy: Policy
+
+
+def workshop(config: Config) -> Workshop:
+    """Loads rows and builds the policy's functions."""
+    tokenizer = CharacterTokenizer()
+    sizes = dataclasses.asdict(config.model)
+    names = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp")
+    architecture = models.tiny(tokenizer.vocab_size, **{name: sizes[name] for name in names})
+    return Workshop(config, tokenizer, recipes.dataset(config), architecture, models.policy(architecture))
+
+
+def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
+    """The configured sampler, or its greedy twin."""
+    data_config, config = shop.config.data, shop.config.sampling
+    distribution = Distribution(config.temperature, config.top_k, config.top_p, config.min_p)
+    return sampling.sampler(
+        shop.policy,
+        shop.tokenizer,
+        max_prompt_tokens=data_config.max_prompt_tokens,
+        max_completion_tokens=config.max_completion_tokens,
+        overlong_prompts=data_config.overlong_prompts,
+        stop=config.stop,
+        distribution=Distribution(temperature=0.0) if greedy else distribution,
+        microbatches=1 if greedy else config.rollout_microbatches,
+    )
+
+
+def cache_dir(config: Config) -> Path:
+    """Where compiled programs and warm starts are kept between runs."""
+    return Path(config.cache_dir or os.environ.get("AGENT_TUNIX_CACHE") or ".cache/agent_tunix").absolute()
+
+
+def keep_compiled_programs(folder: Path) -> None:
+    """Turns on JAX's persistent compilation cache."""
+    jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def check_prompts(shop: Workshop) -> None:
+    """Refuses prompts above their budget before anything is trained, or says how many will be truncated."""
+    settings = shop.config.data
+    prompts = [row["prompt"] for row in (*shop.dataset.train, *shop.dataset.heldout)]
+    encoded = data.encode_prompts(
+        shop.tokenizer, prompts, max_tokens=settings.max_prompt_tokens, overlong=settings.overlong_prompts
+    )
+    if encoded.truncated:
+        logger.warning(
+            "%d of %d prompts are longer than data.max_prompt_tokens=%d and lose tokens on their left",
+            encoded.truncated, len(prompts), settings.max_prompt_tokens,
+        )  # fmt: skip
+
+
+def plan(config: Config) -> training.Plan:
+    """The length and the portions of training."""
+    settings = config.training
+    return training.Plan(
+        steps=settings.steps,
+        group_size=settings.group_size,
+        num_iterations=settings.num_iterations,
+        minibatches=settings.minibatches,
+        microbatches=settings.microbatches or _microbatches(config),
+        max_refills=settings.max_refills,
+        temperature=config.sampling.temperature,
+        evaluate_every=config.evaluation.every_steps,
+        patience=config.evaluation.patience,
+        checkpoint_every=config.checkpoint.every_steps,
+        seed=config.seed,
+    )
+
+
+def _microbatches(config: Config) -> int:
+    """How many parts keep the activations of a CPU's update in its cache; one on accelerators, which like size.
+
+    Measured on 2 cores with 16 prompts of 32 tokens and groups of 8 times 64 tokens (8,704 tokens): an update takes
+    2.1 CPU-seconds whole, 1.3 in parts of 2,176 tokens and no less in smaller ones.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    prompts = config.training.prompts_per_batch // config.training.minibatches
+    per_prompt = config.data.max_prompt_tokens + config.training.group_size * config.sampling.max_completion_tokens
+    wanted = prompts * per_prompt / CACHED_TOKENS
+    return next(parts for parts in range(1, prompts + 1) if prompts % parts == 0 and parts >= min(wanted, prompts))
+
+
+def optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer and the schedule of its learning rate."""
+    settings = dataclasses.asdict(config.optimizer)
+    names = ("learning_rate", "warmup_steps", "schedule", "final_fraction")
+    schedule = optimizers.learning_rate_schedule(
+        steps=config.training.steps, **{name: settings.pop(name) for name in names}
+    )
+    return optimizers.adamw(schedule, **settings), schedule
+
+
+def answers(shop: Workshop, rows: Sequence[Row]) -> Callable[..., list[evaluation.Answered]]:
+    """The function `(sample, parameters, group_size, key)` that completes and grades given rows."""
+
+    def complete(sample: Sample, parameters: Parameters, group_size: int, key: Key[Array, ""]) -> list:
+        return evaluation.answer(
+            sample,
+            parameters,
+            rows,
+            group_size=group_size,
+            prompts_per_batch=min(shop.config.evaluation.prompts_per_batch, len(rows)),
+            key=key,
+            correct=recipes.is_correct,
+            formatted=recipes.is_formatted,
+        )
+
+    return complete
+
+
+def evaluator(shop: Workshop) -> Callable[[Parameters, Key[Array, ""]], dict[str, float]]:
+    """Held-out metrics for the loop: greedy, and one sampled completion per prompt where asked for."""
+    settings = shop.config.evaluation
+    complete = answers(shop, shop.dataset.heldout[: settings.rows])
+    modes = {"": sampler(shop, greedy=True)} | ({"sampled_": sampler(shop)} if settings.sampled else {})
+
+    def evaluate(parameters: Parameters, key: Key[Array, ""]) -> dict[str, float]:
+        out = {}
+        for prefix, sample in modes.items():
+            items = complete(sample, parameters, 1, key)
+            out |= {
+                f"eval/{prefix}accuracy": float(np.mean([item.correct[0] for item in items])),
+                f"eval/{prefix}format": float(np.mean([item.formatted[0] == 1.0 for item in items])),
+                f"eval/{prefix}length": float(np.mean([item.lengths[0] for item in items])),
+                f"eval/{prefix}truncated_fraction": float(np.mean([item.truncated[0] for item in items])),
+            }
+        return out
+
+    return evaluate
+
+
+def parameters(shop: Workshop, params: Params) -> Parameters:
+    """A full tree as what trains and what does not, as `model.lora_rank` says."""
+    config = shop.config.model
+    if not config.lora_rank:
+        return models.full(params)
+    return models.lora(shop.architecture, params, rank=config.lora_rank, alpha=config.lora_alpha, seed=shop.config.seed)
+
+
+def start_params(shop: Workshop, folder: Path, on_step: Callable[[int, float], None]) -> Params:
+    """Parameters GRPO starts from, kept in the run: read from it, else from the cache, else trained.
+
+    Args:
+      shop: The workshop.
+      folder: Run folder.
+      on_step: Called with each step of a warm start and its loss; may raise to stop.
+    """
+    params = models.initial_params(shop.architecture, shop.config.seed)
+    kept = folder / START
+    if not kept.exists():
+        cached = cache_dir(shop.config) / "warm_starts" / warm_start_fingerprint(shop)
+        if shop.config.warm_start.steps and not cached.exists():
+            _save_shared(cached, _warm_start(shop, params, on_step))
+        if shop.config.warm_start.steps:
+            _copy_folder(cached, kept)
+        else:
+            checkpoints.save_tree(kept, params)
+    return checkpoints.load_tree(kept, params)
+
+
+def _save_shared(path: Path, params: Params) -> None:
+    """Saves parameters where another process may save the same at the same time; the first one stays."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    checkpoints.save_tree(own, params)
+    try:
+        own.rename(path)
+    except OSError:  # the other was first: a folder can only replace an empty one
+        shutil.rmtree(own)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copies a folder so that the target is complete or absent."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    partial.rename(target)
+
+
+def _warm_start(shop: Workshop, params: Params, on_step: Callable[[int, float], None]) -> Params:
+    config = shop.config
+    return supervised.warm_start(
+        shop.policy,
+        params,
+        shop.dataset.train,
+        shop.tokenizer,
+        **dataclasses.asdict(config.warm_start),
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        max_completion_tokens=config.sampling.max_completion_tokens,
+        overlong_prompts=config.data.overlong_prompts,
+        seed=config.seed,
+        on_step=on_step,
+    )
+
+
+def warm_start_fingerprint(shop: Workshop) -> str:
+    """Name of a warm start: a hash of all it depends on."""
+    config = shop.config
+    parts = {
+        "architecture": shop.architecture._asdict(),
+        "tokenizer": shop.tokenizer.fingerprint(),
+        "rows": [[row["prompt"], row.get("demonstration")] for row in shop.dataset.train],
+        "warm_start": dataclasses.asdict(config.warm_start),
+        "max_prompt_tokens": config.data.max_prompt_tokens,
+        "max_completion_tokens": config.sampling.max_completion_tokens,
+        "seed": config.seed,
+        "jax": jax.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
