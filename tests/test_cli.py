@@ -188,14 +188,31 @@ def test_evaluate_prints_a_table_or_json(a_run, monkeypatch, capsys):
     code, out, _ = run("evaluate", a_run, "--split", "test", "--samples", "4", "--json", capsys=capsys)
     assert (code, json.loads(out)) == (0, {"split": "test"})
     assert asked == [
-        (Path(a_run), {"split": "heldout", "samples": 0}),
-        (Path(a_run), {"split": "test", "samples": 4}),
+        (Path(a_run), {"split": "heldout", "samples": 0, "checkpoint": None}),
+        (Path(a_run), {"split": "test", "samples": 4, "checkpoint": None}),
     ]
+
+
+@pytest.mark.parametrize(("word", "step"), [("best", "best"), ("40", 40)])
+def test_evaluate_takes_the_best_checkpoint_or_a_step(a_run, monkeypatch, capsys, word, step):
+    result = SimpleNamespace(table=lambda: "a table")
+    asked = []
+    monkeypatch.setattr(jobs, "evaluate_run", lambda path, **options: asked.append(options["checkpoint"]) or result)
+    assert run("evaluate", a_run, "--checkpoint", word, capsys=capsys)[0] == 0
+    assert asked == [step]
+
+
+def test_a_checkpoint_that_is_no_step_is_refused(a_run, capsys):
+    code, _, err = run("sample", a_run, "--checkpoint", "last", capsys=capsys)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--checkpoint is last" in err
 
 
 def test_sample_takes_prompts_or_their_number(a_run, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(jobs, "sample_run", lambda path, prompts: asked.append(prompts) or [{"prompt": "p", "c": 1}])
+    monkeypatch.setattr(
+        jobs, "sample_run", lambda path, prompts, **_: asked.append(prompts) or [{"prompt": "p", "c": 1}]
+    )
     assert run("sample", a_run, capsys=capsys)[:2] == (0, "prompt: p\nc: 1\n")
     run("sample", a_run, "--prompts", "2", capsys=capsys)
     run("sample", a_run, "1+1=", "2+2=", capsys=capsys)

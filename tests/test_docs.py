@@ -286,7 +286,10 @@ def test_the_list_of_metrics_is_complete():
 
 def test_the_list_of_metrics_names_nothing_else():
     listed = set(re.findall(rf"`({FAMILY}/[\w/]+)`", (DOCS / "metrics.md").read_text(encoding="utf-8")))
-    trees = [ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8")) for name in ("training", "collecting", "workshop")]
+    trees = [
+        ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
+        for name in ("training", "collecting", "workshop")
+    ]
     composed = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
     # `eval/{prefix}accuracy` and `time/{name}_s`; the other families are known from what their functions return.
     patterns = [

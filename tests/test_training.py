@@ -11,7 +11,19 @@ import numpy as np
 import optax
 import pytest
 
-from agent_tunix import advantages, checkpoints, data, losses, models, optimizers, rewards, runs, sampling, training, updates
+from agent_tunix import (
+    advantages,
+    checkpoints,
+    data,
+    losses,
+    models,
+    optimizers,
+    rewards,
+    runs,
+    sampling,
+    training,
+    updates,
+)
 from agent_tunix.errors import RewardError, RunError
 from agent_tunix.types import Bounds, Failure, Outcome, Recipe, Reward, Score, Shaping
 
