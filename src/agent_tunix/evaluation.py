@@ -69,12 +69,17 @@ class Evaluation:
     slices: dict[str, tuple[int, dict[str, Interval]]]
 
     def table(self) -> str:
-        """Plain text, one line per slice and metric."""
-        lines = [f"{'slice':<24} {'prompts':>7}  {'metric':<22} {'value':>7}   95 % interval"]
-        for name, (prompts, metrics) in self.slices.items():
-            for metric, interval in metrics.items():
-                bounds = f"[{interval.low:.3f}, {interval.high:.3f}]"
-                lines.append(f"{name:<24} {prompts:>7}  {metric:<22} {interval.value:>7.3f}   {bounds}")
+        """Plain text: every metric of all prompts with its interval, then the slices side by side."""
+        prompts, metrics = self.slices["all"]
+        lines = [f"{f'{self.split}, {prompts} prompts':<30} {'value':>7}   95 % interval"]
+        for name, interval in metrics.items():
+            lines.append(f"  {name:<28} {interval.value:>7.3f}   [{interval.low:.3f}, {interval.high:.3f}]")
+        others = {name: row for name, row in self.slices.items() if name != "all"}
+        if others:
+            lines += ["", f"{'slice':<24} {'prompts':>7}" + "".join(f" {name:>{_width(name)}}" for name in metrics)]
+        for name, (count, row) in others.items():
+            values = "".join(f" {row[metric].value:>{_width(metric)}.3f}" for metric in metrics)
+            lines.append(f"{name:<24} {count:>7}{values}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -144,12 +149,15 @@ def evaluation(
       samples: Completions per prompt among `sampled`; `pass@j` and `majority@k` are given for j = 1, 2, 4 ... k.
     """
     slices: dict[str, list[int]] = {"all": list(range(len(greedy)))}
-    for index, item in enumerate(greedy):
+    by_level = sorted(range(len(greedy)), key=lambda index: greedy[index].row.get("level") or 0)
+    for index in by_level:
+        item = greedy[index]
         task, level = item.row.get("task"), item.row.get("level")
         if task is not None:
             slices.setdefault(f"task {task}", []).append(index)
         if task is not None and level is not None:
             slices.setdefault(f"{task} level {level}", []).append(index)
+    slices = {name: sorted(members) for name, members in slices.items()}
     distinct: dict[str, list[int]] = {}
     for name, members in slices.items():
         if members not in distinct.values():  # the only task, or the only level of a task, says nothing new
@@ -228,6 +236,10 @@ def bootstrap(values: Float[np.ndarray, " prompts"], *, resamples: int = RESAMPL
     means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def _width(metric: str) -> int:
+    return max(7, len(metric))
 
 
 def _vote(text: str) -> Hashable | None:
