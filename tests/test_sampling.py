@@ -78,8 +78,12 @@ def test_impossible_tokens_are_never_drawn():
     assert np.isfinite(logprobs).all()
 
 
+def tokens_of(rollouts):
+    return map(jnp.asarray, (rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids))
+
+
 def test_logprobs_of_sampling_equal_a_teacher_forced_pass(rollouts, policy, params):
-    expected, _ = policy.logprobs(params, rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids)
+    expected, _ = policy.logprobs(params, *tokens_of(rollouts))
     mask = rollouts.completion_mask
     np.testing.assert_allclose(rollouts.logprobs[mask], np.asarray(expected)[mask], atol=1e-5)
     assert (rollouts.logprobs[~mask] == 0).all()
@@ -91,7 +95,7 @@ def test_logprobs_are_those_of_the_temperature_that_was_sampled_with(policy, tok
         distribution=Distribution(temperature=0.5, top_k=5),
     )  # fmt: skip
     drawn = sample(models.full(params), rows[:2], 2, jax.random.key(3))
-    expected, _ = policy.logprobs(params, drawn.prompt_ids, drawn.prompt_mask, drawn.completion_ids, 0.5)
+    expected, _ = policy.logprobs(params, *tokens_of(drawn), temperature=0.5)
     mask = drawn.completion_mask
     np.testing.assert_allclose(drawn.old_logprobs[mask], np.asarray(expected)[mask], atol=1e-5)
     assert (drawn.logprobs[mask] >= drawn.old_logprobs[mask] - 1e-6).all()  # fewer tokens share the mass
