@@ -162,6 +162,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _report(path: Path) -> None:
     """Where the run is and how to look at it."""
     from agent_tunix import runs
+    from agent_tunix.jobs import command
 
     print(f"run: {path}")
     evaluations = runs.read_metrics(path, "eval")
@@ -172,7 +173,7 @@ def _report(path: Path) -> None:
         )
         print(f"held out, step {json.loads(row)['step']}: {shown}")
     print(f"metrics: {path / runs.METRICS}   curves: tensorboard --logdir {path}")
-    print(f"look closer: agent-tunix evaluate {path}   agent-tunix sample {path}")
+    print(f"look closer: {command('evaluate', path)}   {command('sample', path)}")
 
 
 def _run_argument(parser: Parser) -> None:

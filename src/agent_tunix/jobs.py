@@ -142,7 +142,7 @@ def load(path: Path | str, checkpoint: int | Literal["best"] | None = None) -> t
     finally:
         manager.close()
     if found is None:
-        raise RunError(f"{path} has no complete checkpoint yet; go on with {resume_command(path)}")
+        raise RunError(f"{path} has no complete checkpoint yet; go on with {command('resume', path)}")
     return shop, dataclasses.replace(start, trainable=training.TrainState(*found[0]).trainable)
 
 
@@ -172,13 +172,16 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def resume_command(path: Path) -> str:
-    """The command that goes on with a run."""
-    return f"{Path(sys.executable).name} -m agent_tunix resume {path}"
+def command(*words: object) -> str:
+    """A command line of this package that works in the current folder, whichever environment is active."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return " ".join(map(str, (python, "-m", "agent_tunix", *words)))
 
 
 def _resume_line(path: Path, step: int) -> str:
-    return f"stopped after step {step}, everything is saved; go on with: {resume_command(path)}"
+    return f"stopped after step {step}, everything is saved; go on with: {command('resume', path)}"
 
 
 def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, should_stop: Callable[[], bool]) -> None:
