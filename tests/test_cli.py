@@ -101,7 +101,7 @@ def test_train_composes_trains_and_says_where_to_look(trained, capsys, tmp_path)
     assert (config.seed, config.training.steps, config.run_dir) == (7, 10, str(tmp_path / "r"))
     assert f"run: {tmp_path / 'r'}" in out
     assert "held out, step 0: accuracy 0.250\nheld out, step 10: accuracy 0.500" in out
-    assert f"agent-tunix evaluate {tmp_path / 'r'}" in out
+    assert f"agent_tunix evaluate {tmp_path / 'r'}" in out
 
 
 def test_a_multirun_trains_every_combination_in_a_folder_of_its_own(trained, capsys):
