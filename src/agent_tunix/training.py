@@ -116,7 +116,9 @@ def fit(
       Trained parameters and the progress made.
 
     Raises:
-      RunError: If the loss stops being finite. The last good state has been saved.
+      RunError: If the loss stops being finite. The state of the batch's start has been saved, unless the batch had
+        already been trained on in part; then the last checkpoint is the newest.
+      RewardError: If the reward breaks its contract or its graders are down; the state has been saved.
     """
     keys = jax.random.split(jax.random.key(plan.seed))
     update = updater(policy, recipe.loss, optimizer, temperature=plan.temperature, microbatches=plan.microbatches)
@@ -166,7 +168,6 @@ def fit(
             credit = per_token(np.asarray(advantage(score)), rollouts)
             keep(rollouts, raw, score, credit)
             notes |= _batch_measures(rollouts, raw, score, credit)
-            state = state._replace(shaping=shaping)
             clock.lap("credit")
             for iteration, part in portions(rollouts, score.valid, credit, plan.num_iterations, plan.minibatches):
                 if progress.step == plan.steps:
@@ -182,6 +183,7 @@ def fit(
                 run.log(row)
                 run.log_timing(timing)
                 show(row, timing)
+            state = state._replace(shaping=shaping)
             progress = dataclasses.replace(
                 progress,
                 batch=progress.batch + 1,
@@ -197,10 +199,11 @@ def fit(
         progress = dataclasses.replace(progress, reason=reason)
         save(wait=True)
     except BaseException:
-        # The batch is not finished, the updates it made are kept: a forced resume tries the same batch again.
-        record = _unfinished(record, progress, run)
-        with suppress(Exception):
-            save(wait=True)
+        # Between batches the state can be saved. Within one, after some of its updates, it could not be resumed to the
+        # same end, so the last checkpoint stays the newest.
+        if progress.step == record["progress"]["step"]:
+            with suppress(Exception):
+                save(wait=True)
         raise
     return current(), progress
 
@@ -218,8 +221,8 @@ def _refuse_non_finite(stats: dict[str, float], progress: Progress) -> None:
     if not stats.pop("policy/finite"):
         raise RunError(
             f"loss {stats['policy/loss']}, gradient norm {stats['policy/gradient_norm']} at step {progress.step + 1}, "
-            f"batch {progress.batch}: the state before that update is saved and the batch is in samples.jsonl.zst; "
-            "lower optimizer.learning_rate or look at the rewards of that batch"
+            f"batch {progress.batch}: the update was not applied, the state is saved and the batch is in "
+            "samples.jsonl.zst; lower optimizer.learning_rate (with resume=force) or look at the rewards of that batch"
         )
 
 
@@ -250,12 +253,6 @@ def _due(before: int, now: int, every: int) -> bool:
 
 def _record(progress: Progress, batches: Batches, run: RunWriter) -> dict[str, Any]:
     return {"progress": dataclasses.asdict(progress), "data": batches.get_state(), "position": run.position()}
-
-
-def _unfinished(record: dict[str, Any], progress: Progress, run: RunWriter) -> dict[str, Any]:
-    """The record of the batch's start with the updates that were made since."""
-    position = run.position() | {name: record["position"][name] for name in record["position"] if "samples" in name}
-    return record | {"progress": record["progress"] | {"step": progress.step}, "position": position}
 
 
 def _restore(
