@@ -1,6 +1,7 @@
 """Trains the default run for several seeds and draws the curve of the README.
 
     python benchmarks/default_run.py --seeds 0 1 2
+    python benchmarks/default_run.py --name arithmetic --seeds 0 data=arithmetic
 
 Each seed is its own process, one after the other, as a user would start it. Printed and saved: held-out accuracy
 after the warm start and after GRPO (sampled at temperature 1, and greedy), wall time, peak memory, versions, date,
@@ -20,8 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "docs" / "results" / "default_run.json"
-PICTURE = ROOT / "docs" / "images" / "default_run.png"
+DOCS = ROOT / "docs"
 PACKAGES = ("jax", "google-tunix", "flax", "optax", "orbax-checkpoint")
 
 
@@ -58,7 +58,7 @@ def machine() -> dict:
     }
 
 
-def draw(result: dict, path: Path) -> None:
+def draw(result: dict, title: str, path: Path) -> None:
     """Sampled and greedy accuracy over steps, a thin line per seed and a thick one for their mean."""
     import matplotlib
 
@@ -74,7 +74,7 @@ def draw(result: dict, path: Path) -> None:
         mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
         axes.plot(steps, mean, color=colour, linewidth=2.4, label=label)
     axes.set(xlabel="GRPO step", ylabel="held-out accuracy", ylim=(0, 1.02), xlim=(0, max(steps)))
-    axes.set_title("Sorting five digits, tiny policy, 2 CPU cores", fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
@@ -88,17 +88,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--draw-only", action="store_true")
+    parser.add_argument("--name", default="default_run", help="of the files in docs/results and docs/images")
+    parser.add_argument("--title", default=None, help="of the picture")
     parser.add_argument("overrides", nargs="*", help="such as training.steps=50")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
+    saved, picture = DOCS / "results" / f"{arguments.name}.json", DOCS / "images" / f"{arguments.name}.png"
+    title = arguments.title or f"{' '.join(arguments.overrides) or 'Sorting five digits'}, tiny policy, 2 CPU cores"
     if arguments.draw_only:
-        draw(json.loads(RESULT.read_text()), PICTURE)
+        draw(json.loads(saved.read_text()), title, picture)
         return
     with tempfile.TemporaryDirectory() as folder:
         runs = [train(seed, Path(folder, f"seed{seed}"), arguments.overrides) for seed in arguments.seeds]
     result = {"command": " ".join(["python", *sys.argv]), "machine": machine(), "runs": runs}
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    draw(result, PICTURE)
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    saved.write_text(json.dumps(result, indent=1) + "\n")
+    draw(result, title, picture)
     for run in runs:
         first, last = run["evaluations"][0], run["evaluations"][-1]
         print(

@@ -440,4 +440,5 @@ def test_nan_of_a_grader_is_refused_by_name_and_place():
 def test_nan_of_what_was_not_graded_is_accepted():
     nan = np.array([[math.nan, 0.0]])
     abstained = np.array([[int(Outcome.ABSTAINED), int(Outcome.GRADED)]])
-    advantages.refuse_nan(Score(nan, np.array([[False, True]]), {"style": nan}, {"style": abstained}))
+    score = Score(nan, np.array([[False, True]]), {"style": nan}, {"style": abstained})
+    assert advantages.refuse_nan(score) is None
