@@ -14,6 +14,10 @@ from agent_tunix.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 
 
+STOPPED = 99
+"""The seed of runs that a signal stops."""
+
+
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
     """Replaces training by opening and closing the run folder; holds the configs it was called with."""
@@ -26,6 +30,8 @@ def trained(monkeypatch, tmp_path):
         with runs.open_run(path, config={"seed": config.seed}) as run:
             for step, accuracy in ((0, 0.25), (10, 0.5)):
                 run.log({"step": step, "kind": "eval", "eval/accuracy": accuracy})
+            if config.seed != STOPPED:
+                run.write_summary({"step": 10})
         return runs.read_run(path)
 
     monkeypatch.setattr(jobs, "train", train)
@@ -102,6 +108,13 @@ def test_train_composes_trains_and_says_where_to_look(trained, capsys, tmp_path)
     assert f"run: {tmp_path / 'r'}" in out
     assert "held out, step 0: accuracy 0.250\nheld out, step 10: accuracy 0.500" in out
     assert f"agent_tunix evaluate {tmp_path / 'r'}" in out
+
+
+def test_a_run_that_was_stopped_is_not_offered_for_evaluation(trained, capsys, tmp_path):
+    code, out, _ = run("train", f"seed={STOPPED}", f"run_dir={tmp_path / 'r'}", capsys=capsys)
+    assert code == 0
+    assert f"run: {tmp_path / 'r'}" in out
+    assert "evaluate" not in out
 
 
 def test_a_multirun_trains_every_combination_in_a_folder_of_its_own(trained, capsys):

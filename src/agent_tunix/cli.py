@@ -173,7 +173,8 @@ def _report(path: Path) -> None:
         )
         print(f"held out, step {json.loads(row)['step']}: {shown}")
     print(f"metrics: {path / runs.METRICS}   curves: tensorboard --logdir {path}")
-    print(f"look closer: {command('evaluate', path)}   {command('sample', path)}")
+    if runs.read_summary(path):
+        print(f"look closer: {command('evaluate', path)}   {command('sample', path)}")
 
 
 def _run_argument(parser: Parser) -> None:

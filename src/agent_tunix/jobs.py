@@ -61,7 +61,7 @@ def train(config: Config) -> Run:
             start = workshop.start_params(shop, path, _warm_start_step(config, display, should_stop))
             _fit(shop, start, run, display, should_stop)
         except Interrupted:
-            display.say(_resume_line(path, 0))
+            display.say(f"stopped in the warm start, which will start over; go on with: {command('resume', path)}")
     return runs.read_run(path)
 
 
