@@ -1,7 +1,7 @@
 """Trains the default run for several seeds and draws the curve of the README.
 
     python benchmarks/default_run.py --seeds 0 1 2
-    python benchmarks/default_run.py --name arithmetic --seeds 0 data=arithmetic
+    python benchmarks/default_run.py --name arithmetic --seeds 0 --overrides data=arithmetic
 
 Each seed is its own process, one after the other, as a user would start it. Printed and saved: held-out accuracy
 after the warm start and after GRPO (sampled at temperature 1, and greedy), wall time, peak memory, versions, date,
@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--draw-only", action="store_true")
     parser.add_argument("--name", default="default_run", help="of the files in docs/results and docs/images")
     parser.add_argument("--title", default=None, help="of the picture")
-    parser.add_argument("overrides", nargs="*", help="such as training.steps=50")
-    arguments = parser.parse_intermixed_args()
+    parser.add_argument("--overrides", nargs="*", default=[], help="such as training.steps=50")
+    arguments = parser.parse_args()
     saved, picture = DOCS / "results" / f"{arguments.name}.json", DOCS / "images" / f"{arguments.name}.png"
     title = arguments.title or f"{' '.join(arguments.overrides) or 'Sorting five digits'}, tiny policy, 2 CPU cores"
     if arguments.draw_only:
