@@ -225,6 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # A shell starts its background jobs with Ctrl-C ignored; an explicit kill -INT should still be heard.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)  # the first step compiles, for everyone
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share an accelerator
     os.environ.setdefault("TQDM_DISABLE", "1")
