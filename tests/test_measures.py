@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent_tunix import measures
 from agent_tunix.plain import json_line
+from agent_tunix.rewards import flat_groups
 from agent_tunix.types import Failure, Outcome, Rollouts, Score
 
 NAN = float("nan")
@@ -123,7 +124,7 @@ def test_the_keys_do_not_depend_on_the_values():
     ],
 )
 def test_flat_by_hand(value, valid, expected):
-    flat = measures.flat(np.array([value], np.float32), np.array([valid], bool))
+    flat = flat_groups(Score(np.array([value], np.float32), np.array([valid], bool)))
     assert flat.tolist() == [expected]
 
 
@@ -132,7 +133,7 @@ def test_flat_groups_have_fewer_than_two_different_valid_rewards(groups):
     value = np.array([[reward for reward, _ in group] for group in groups], np.float32)
     valid = np.array([[keep for _, keep in group] for group in groups])
     expected = [len({reward for reward, keep in group if keep}) < 2 for group in groups]
-    assert measures.flat(value, valid).tolist() == expected
+    assert flat_groups(Score(value, valid)).tolist() == expected
 
 
 def test_group_measures_by_hand():

@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from agent_tunix.rewards import flat_groups
 from agent_tunix.types import Outcome, Rollouts, Score
 
 QUANTILES = (10, 50, 90)
@@ -42,16 +43,9 @@ def group_measures(score: Score) -> dict[str, float]:
     value, valid = np.asarray(score.value, np.float64), np.asarray(score.valid)
     deviations = [row[keep].std(ddof=1) for row, keep in zip(value, valid, strict=True) if keep.sum() > 1]
     return {
-        "group/flat_fraction": float(flat(value, valid).mean()),
+        "group/flat_fraction": float(flat_groups(score).mean()),
         "group/std": _mean(np.asarray(deviations)),
     }
-
-
-def flat(value: Float[np.ndarray, "prompts group"], valid: Bool[np.ndarray, "prompts group"]) -> np.ndarray:
-    """Groups whose valid rewards are all equal, or fewer than two."""
-    low = np.where(valid, value, np.inf).min(-1)
-    high = np.where(valid, value, -np.inf).max(-1)
-    return (high <= low) | (valid.sum(-1) < 2)
 
 
 def completion_measures(rollouts: Rollouts) -> dict[str, float]:

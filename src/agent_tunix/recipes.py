@@ -283,11 +283,6 @@ def dataset(config: Config) -> data.Dataset:
     )
 
 
-def sampling_arguments(config: Config) -> dict[str, Any]:
-    """The arguments of a draw: length, temperature, filters and stop strings."""
-    return {key: value for key, value in asdict(config.sampling).items() if key != "rollout_microbatches"}
-
-
 def from_mapping(values: Mapping[str, Any]) -> Config:
     """Nested mappings of plain values, as a run folder keeps them, as a config.
 

@@ -113,8 +113,8 @@ def plan(config: Config) -> training.Plan:
 def _microbatches(config: Config) -> int:
     """How many parts keep the activations of a CPU's update in its cache; one on accelerators, which like size.
 
-    Measured on 2 cores with 16 prompts of 32 tokens and groups of 8 times 64 tokens (8,704 tokens): an update takes
-    2.1 CPU-seconds whole, 1.3 in parts of 2,176 tokens and no less in smaller ones.
+    Measured on 2 cores with 16 prompts of 32 tokens and groups of 8 times 64 tokens (8,704 tokens): a step takes 2.52
+    CPU-seconds with the update whole, 1.96 in parts of 2,176 tokens (`docs/results/grpo_step_W1.json`).
     """
     if jax.default_backend() != "cpu":
         return 1
