@@ -6,7 +6,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test test-fast bench lint docs clean
+.PHONY: train test test-fast bench fuzz lint docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -21,6 +21,9 @@ test-fast: $(VENV)/.has-test
 
 bench: $(VENV)/.has-base
 	$(BIN)/python benchmarks/grpo_step.py $(ARGS)
+
+fuzz: $(VENV)/.has-test
+	$(BIN)/python benchmarks/fuzz_graders.py --seconds 300 $(ARGS)
 
 lint: $(VENV)/.has-lint
 	$(BIN)/ruff format --check .

@@ -442,3 +442,29 @@ def test_nan_of_what_was_not_graded_is_accepted():
     abstained = np.array([[int(Outcome.ABSTAINED), int(Outcome.GRADED)]])
     score = Score(nan, np.array([[False, True]]), {"style": nan}, {"style": abstained})
     assert advantages.refuse_nan(score) is None
+
+
+# --- Credit for tokens ------------------------------------------------------------------------------------------------
+
+
+def test_every_token_is_credited_with_the_rewards_from_it_on():
+    per_token = np.array([[[0.5, 0.0, 1.0], [0.0, 0.5, 0.0]]], np.float32)
+    score = Score(per_token.sum(-1), np.ones((1, 2), bool), per_token=per_token)
+    # Values 1.5 and 0.5, mean 1; returns 1.5 1 1 and 0.5 0.5 0.
+    np.testing.assert_allclose(advantages.reward_to_go(score), [[[0.5, 0.0, 0.0], [-0.5, -0.5, -1.0]]], atol=1e-6)
+    # Discounted by a half: 0.5 + 0.25 * 1, 0.5 * 1, 1.
+    np.testing.assert_allclose(advantages.reward_to_go(score, gamma=0.5)[0, 0], [-0.25, -0.5, 0.0], atol=1e-6)
+
+
+def test_without_rewards_for_tokens_returns_are_centered_values():
+    value, valid = np.array([[1.0, 0.0, 9.0]], np.float32), np.array([[True, True, False]])
+    score = Score(value, valid)
+    np.testing.assert_allclose(advantages.reward_to_go(score), [[0.5, -0.5, 0.0]], atol=1e-6)
+    tokens = Score(value, valid, per_token=np.repeat(value[..., None] / 2, 2, -1))
+    assert (np.asarray(jax.jit(advantages.reward_to_go)(tokens))[0, 2] == 0).all()
+
+
+def test_a_reward_for_a_token_that_is_not_finite_is_refused():
+    per_token = np.array([[[0.0, np.nan], [0.0, 0.0]]])
+    with pytest.raises(ValueError, match="per_token"):
+        advantages.refuse_nan(Score(np.zeros((1, 2)), np.ones((1, 2), bool), per_token=per_token))

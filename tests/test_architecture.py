@@ -13,11 +13,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "agent_tunix"
 
 ROOMS: dict[int, tuple[str, ...]] = {
     0: ("text", "errors", "plain", "types", "runs"),
-    1: ("advantages", "losses", "optimizers", "rewards"),
-    2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "batching", "measures"),
+    1: ("batching", "advantages", "losses", "optimizers", "rewards"),
+    2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "measures"),
     3: ("updates", "collecting", "supervised", "training", "evaluation", "display"),
-    4: ("reward_analysis",),
-    5: ("config", "recipes", "overrides", "workshop", "jobs"),
+    4: ("contributions", "reward_analysis", "preflight", "rescoring"),
+    5: ("config", "lookup", "recipes", "overrides", "workshop", "jobs"),
     6: ("cli", "__main__"),
 }
 """A module, or a folder, imports from lower rooms, from what stands before it in its own room, and from its own folder.
@@ -39,7 +39,22 @@ BORDERS = {
 }
 """Third-party packages and the only places that may import them."""
 
-GRADERS = ("text", "rewards._graders", "rewards._numbers")
+GRADERS = (
+    "text",
+    "rewards._aspects",
+    "rewards._code",
+    "rewards._documented",
+    "rewards._equations",
+    "rewards._graders",
+    "rewards._numbers",
+    "rewards._patterns",
+    "rewards._pool",
+    "rewards._symbolic",
+    "rewards._texts",
+    "rewards._universal",
+    "rewards._worker",
+    "rewards.custom",
+)
 METHOD_TABLES = {"ESTIMATORS", "RATIOS", "DIVERGENCES", "AGGREGATIONS", "SURROGATES"}
 
 

@@ -259,9 +259,10 @@ def rollouts_of_two_tasks() -> Rollouts:
 def logged_names() -> set[str]:
     """Names of metrics: what the measures return, what the loss reports, and literals of the loop."""
     grid = np.arange(4.0).reshape(2, 2)
-    score = Score(grid, np.full((2, 2), True), {"NAME": grid}, {"NAME": np.full((2, 2), Outcome.GRADED)})
+    outcomes = {"NAME": np.full((2, 2), Outcome.GRADED)}
+    score = Score(grid, np.full((2, 2), True), {"NAME": grid}, outcomes, seconds={"NAME": grid})
     rollouts = rollouts_of_two_tasks()
-    found = set(measures.reward_measures(score) | measures.group_measures(score))
+    found = set(measures.reward_measures(score) | measures.group_measures(score) | measures.latency_measures(score))
     found |= set(measures.completion_measures(rollouts))
     found |= {re.sub("one|two", "NAME", name) for name in measures.source_measures(rollouts, score)}
     zeros = jnp.zeros((2, 2, 3))

@@ -1,22 +1,16 @@
 """Graders on right, wrong and hostile text; lifting functions to rewards; combining rewards."""
 
-import ast
 import functools
-import json
 import math
-import os
-import random
 import time
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import agent_tunix
 from agent_tunix import rewards
 from agent_tunix.rewards._numbers import Quantity, normalized, quantity
 from agent_tunix.types import Bounds, Failure, Outcome, Rollouts, Score
@@ -227,34 +221,6 @@ def test_decimals_equal_their_fraction(number):
     fraction = Fraction(number)
     written = f"{fraction.numerator}/{fraction.denominator}"
     assert rewards.exact_answer(f"#### {written}", number) == 1.0
-
-
-@pytest.fixture(scope="module")
-def gsm8k_golds():
-    folder = os.environ.get("AGENT_TUNIX_GSM8K")
-    if not folder:
-        pytest.skip("AGENT_TUNIX_GSM8K names no folder with train.jsonl and test.jsonl")
-    text = "".join(Path(folder, f"{name}.jsonl").read_text(encoding="utf-8") for name in ("train", "test"))
-    return [json.loads(line)["answer"].rpartition("####")[2].strip() for line in text.split("\n") if line]
-
-
-@pytest.mark.parametrize(
-    "rendering",
-    [
-        "So 3 + 4 = 7 of them.\nA: {}",
-        "So 3 + 4 = 7 of them.\n#### {}",
-        "<reasoning>So 3 + 4 = 7.</reasoning>\n<answer>{}</answer>",
-        "So 3 + 4 = 7, $\\boxed{{{}}}$.",
-    ],
-)
-def test_every_gsm8k_answer_is_told_from_every_other(gsm8k_golds, rendering):
-    others = gsm8k_golds.copy()
-    random.Random(0).shuffle(others)
-    assert len(gsm8k_golds) == 8792
-    responses = [rendering.format(gold) for gold in gsm8k_golds]
-    assert rewards.exact_answer(responses, gsm8k_golds).all()
-    differs = np.array([a.replace(",", "") != b.replace(",", "") for a, b in zip(gsm8k_golds, others)])
-    np.testing.assert_array_equal(rewards.exact_answer(responses, others), ~differs)
 
 
 # --- Lifting ----------------------------------------------------------------------------------------------------------
@@ -579,28 +545,3 @@ def test_tunix_never_gets_a_silent_zero():
 
 
 # --- Rooms ------------------------------------------------------------------------------------------------------------
-
-
-def test_graders_reach_no_jax():
-    root = Path(agent_tunix.__file__).parent
-    todo, seen = ["agent_tunix.text", "agent_tunix.rewards._graders", "agent_tunix.rewards._numbers"], set()
-    while todo:
-        module = todo.pop()
-        seen.add(module)
-        source = root.joinpath(*module.split(".")[1:]).with_suffix(".py")
-        todo += [name for name in _imported(ast.parse(source.read_text())) if name not in seen and _is_ours(name, root)]
-        assert not {name for name in _imported(ast.parse(source.read_text())) if name.startswith(("jax", "flax"))}
-    assert seen == {"agent_tunix.text", "agent_tunix.rewards._graders", "agent_tunix.rewards._numbers"}
-
-
-def _imported(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _is_ours(name, root):
-    return name.startswith("agent_tunix.") and root.joinpath(*name.split(".")[1:]).with_suffix(".py").exists()

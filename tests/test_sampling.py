@@ -115,13 +115,6 @@ def test_members_of_a_group_and_equal_prompts_do_not_share_noise(sample, params,
     assert len(texts) == 12
 
 
-def test_microbatches_of_one_batch_do_not_share_noise(policy, tokenizer, params, rows):
-    sample = sampling.sampler(policy, tokenizer, max_prompt_tokens=16, max_completion_tokens=TOKENS, microbatches=2)
-    drawn = sample(models.full(params), [rows[0]] * 4, 3, jax.random.key(0))
-    assert drawn.shape == (4, 3)
-    assert len({text for group in drawn.completions for text in group}) == 12
-
-
 def always_saying(token, params):
     """Parameters that put all mass on one token: the MLP writes a feature which only that token's embedding reads."""
     tree = jax.tree.map(jnp.zeros_like, params)

@@ -58,8 +58,8 @@ def recipe(reward=count_ones, keep_group=None, **loss):
 
 
 PLAN = training.Plan(
-    steps=6, group_size=GROUP, num_iterations=1, minibatches=1, microbatches=1, max_refills=0, temperature=1.0,
-    evaluate_every=3, patience=0, checkpoint_every=2, seed=0,
+    steps=6, group_size=GROUP, num_iterations=1, minibatches=1, microbatches=1, rollout_microbatches=1, max_refills=0,
+    temperature=1.0, evaluate_every=3, patience=0, checkpoint_every=2, seed=0,
 )  # fmt: skip
 
 

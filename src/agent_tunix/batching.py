@@ -1,14 +1,52 @@
-"""Taking and joining prompts of rollouts and scores; what dynamic sampling and minibatches are made of."""
+"""Making, taking and joining rollouts and scores; what dynamic sampling and minibatches are made of."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from agent_tunix.types import Failure, Rollouts, Score
 
 Batch = TypeVar("Batch", Rollouts, Score)
+
+
+def text_rollouts(
+    prompts: Sequence[str],
+    completions: Sequence[Sequence[str]],
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    lengths: Int[np.ndarray, "prompts group"] | None = None,
+    truncated: Bool[np.ndarray, "prompts group"] | None = None,
+) -> Rollouts:
+    """Rollouts of texts that were not sampled here: what a reward can be asked about them.
+
+    Args:
+      prompts: One text per group.
+      completions: `completions[prompt][member]`, groups of equal size.
+      columns: Dataset columns, one entry per prompt.
+      lengths: Tokens of each completion; none by default.
+      truncated: True where the token budget ended a completion; nowhere by default.
+
+    Returns:
+      Rollouts whose masks have the given lengths, and whose tokens are all 0 with log-probability 0.
+    """
+    shape = (len(prompts), len(completions[0]) if completions else 0)
+    lengths = np.zeros(shape, int) if lengths is None else np.asarray(lengths)
+    mask = np.arange(lengths.max(initial=0)) < lengths[..., None]
+    return Rollouts(
+        prompts=list(prompts),
+        completions=completions,
+        columns=columns,
+        prompt_ids=np.zeros((shape[0], 0), np.int32),
+        prompt_mask=np.zeros((shape[0], 0), bool),
+        completion_ids=np.zeros(mask.shape, np.int32),
+        completion_mask=mask,
+        truncated=np.zeros(shape, bool) if truncated is None else truncated,
+        logprobs=np.zeros(mask.shape, np.float32),
+        old_logprobs=np.zeros(mask.shape, np.float32),
+    )
 
 
 def take(batch: Batch, prompts: Sequence[int]) -> Batch:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from agent_tunix.errors import AgentTunixError, ConfigError, unknown
+from agent_tunix.errors import AgentTunixError, ConfigError, RewardError, unknown
 
 RUN_ERROR, USAGE_ERROR = 1, 2
 EVALUATION_SPLITS = ("heldout", "test", "train")
@@ -28,13 +28,13 @@ class Command(NamedTuple):
     Attributes:
       words: What it does, for the help.
       arguments: Adds its arguments to a parser.
-      run: Does it.
+      run: Does it; what it returns is the exit code, None is 0.
       more: Further help, put together only when it is asked for.
     """
 
     words: str
     arguments: Callable[["Parser"], None]
-    run: Callable[[argparse.Namespace], None]
+    run: Callable[[argparse.Namespace], int | None]
     more: Callable[[], str] = lambda: ""
 
 
@@ -53,13 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: Words of the command line after the program's name; None takes those of the process.
 
     Returns:
-      Exit code: 0, 1 for a run that cannot go on, 2 for words that cannot be used.
+      Exit code: 0, 1 for a run that cannot go on or a preflight that found errors, 2 for words that cannot be used.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        _run([word for word in words if word != "--debug"])
+        code = _run([word for word in words if word != "--debug"])
         sys.stdout.flush()
+        return code or 0
     except AgentTunixError as error:
         if debug:
             raise
@@ -76,10 +77,10 @@ def train_main() -> int:
     return main(["train", *sys.argv[1:]])
 
 
-def _run(words: list[str]) -> None:
+def _run(words: list[str]) -> int | None:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
-        return
+        return None
     name = "version" if words[0] == "--version" else words[0]
     if name not in COMMANDS:
         raise ConfigError(unknown("command", name, COMMANDS))
@@ -90,10 +91,10 @@ def _run(words: list[str]) -> None:
     command.arguments(parser)
     if {"-h", "--help"} & set(words):
         print(parser.format_help() + command.more())
-        return
+        return None
     _quiet_libraries()
     # Options may stand between overrides: `seed=7 --cfg job model=tiny`.
-    command.run(parser.parse_intermixed_args(words[1:]))
+    return command.run(parser.parse_intermixed_args(words[1:]))
 
 
 def _quiet_libraries() -> None:
@@ -257,7 +258,6 @@ def _tasks_arguments(parser: Parser) -> None:
 
 def _tasks(arguments: argparse.Namespace) -> None:
     from agent_tunix import data, tasks
-    from agent_tunix.config import DataConfig
 
     if arguments.name is None:
         print("\n".join(f"{name:<16} {task.description}" for name, task in tasks.TASKS.items()))
@@ -271,12 +271,98 @@ def _tasks(arguments: argparse.Namespace) -> None:
         chosen = {"level": arguments.level, "size": arguments.show, "split": arguments.split, "seed": arguments.seed}
         rows = tasks.generate(arguments.name, **chosen)
     else:
-        columns = {key: getattr(DataConfig, key) for key in ("prompt_column", "answer_column", "demonstration_column")}
-        sizes = {"level": 1, "train_size": 1, "heldout_size": 1, "malformed": "raise", "seed": 0}
-        loaded = data.load(arguments.name, path=arguments.path, **columns, **sizes)
-        rows = getattr(loaded, arguments.split)[: arguments.show]
+        rows = getattr(_loaded(arguments.name, arguments.path), arguments.split)[: arguments.show]
     for row in rows:
         print(json.dumps(row, ensure_ascii=False))
+
+
+def _loaded(task: str, path: str | None, rows: int = 1) -> Any:
+    """The dataset of a task by its name, with the columns that configs expect by default."""
+    from agent_tunix import data
+    from agent_tunix.config import DataConfig
+
+    columns = {key: getattr(DataConfig, key) for key in ("prompt_column", "answer_column", "demonstration_column")}
+    sizes = {"level": 1, "train_size": rows, "heldout_size": rows, "malformed": "raise", "seed": 0}
+    return data.load(task, path=path, **columns, **sizes)
+
+
+def _preflight_arguments(parser: Parser) -> None:
+    parser.add_argument("reward", metavar="REWARD", help="as training.reward_function, such as my_rewards.py:reward")
+    parser.add_argument("--data", required=True, metavar="DATA", help="a task, such as sorting, or a file of rows")
+    parser.add_argument("--path", metavar="PATH", help="of the data of gsm8k")
+    parser.add_argument("--rows", type=int, default=16, metavar="N", help="how many rows to try")
+    parser.add_argument("--group-size", type=int, default=8, metavar="G", help="completions per prompt in training")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _preflight(arguments: argparse.Namespace) -> int:
+    for option, value, least in (("--rows", arguments.rows, 2), ("--group-size", arguments.group_size, 2)):
+        if value < least:
+            raise ConfigError(f"{option} is {value}; it must be at least {least}")
+    from agent_tunix import data, preflight, recipes
+
+    reward = recipes.named_reward("REWARD", arguments.reward)
+    known = arguments.data in data.names()
+    task, path = (arguments.data, arguments.path) if known else ("file", arguments.data)
+    if not known and not Path(arguments.data).exists():
+        raise ConfigError(f"{unknown('--data', arguments.data, data.names())} Or a file of rows.")
+    rows = _loaded(task, path, arguments.rows).train[: arguments.rows]
+    result = preflight.preflight(reward, rows, group_size=arguments.group_size)
+    print(_json(preflight.to_json(result)) if arguments.json else preflight.table(result))
+    return 0 if result.ok else RUN_ERROR
+
+
+def _json(document: Any) -> str:
+    """Strict JSON: numbers that are not finite become null."""
+    from agent_tunix.plain import plain
+
+    return json.dumps(plain(document), indent=2, ensure_ascii=False)
+
+
+def _rescore_arguments(parser: Parser) -> None:
+    _run_argument(parser)
+    parser.add_argument("--reward", metavar="REWARD", help="another reward, as training.reward_function")
+    parser.add_argument(
+        "--weights", metavar="PART=W,...", help="other weights of the stored parts; no grader is called"
+    )
+    parser.add_argument("--steps", metavar="FROM:TO", help="only rollouts sampled after these steps, such as 100:200")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _rescore(arguments: argparse.Namespace) -> None:
+    if (arguments.reward is None) == (arguments.weights is None):
+        raise ConfigError("rescore compares with one other reward; give either --reward or --weights")
+    _check_run(arguments.run_dir)
+    from agent_tunix import recipes, rescoring, runs
+
+    first, last = _steps(arguments.steps)
+    samples = (sample for sample in runs.read_samples(arguments.run_dir) if first <= sample["step"] < last)
+    try:
+        if arguments.weights is None:
+            result = rescoring.rescore(samples, recipes.named_reward("--reward", arguments.reward))
+        else:
+            result = rescoring.reweigh(samples, _weights(arguments.weights))
+    except (TypeError, ValueError) as error:  # the reward's own contract, or nothing to compare with
+        if isinstance(error, AgentTunixError):
+            raise
+        raise RewardError(str(error)) from error
+    print(_json(rescoring.to_json(result)) if arguments.json else rescoring.table(result))
+
+
+def _steps(word: str | None) -> tuple[float, float]:
+    """`100:200`, `100:` or `:200` as numbers."""
+    first, colon, last = (word or ":").partition(":")
+    if not colon or not all(part == "" or part.isdigit() for part in (first, last)):
+        raise ConfigError(f"--steps is {word}; give FROM:TO, such as 100:200, or leave one side out")
+    return float(first or 0), float(last or "inf")
+
+
+def _weights(word: str) -> dict[str, float]:
+    pairs = [pair.rpartition("=") for pair in word.split(",")]
+    try:
+        return {name.strip(): float(weight) for name, _, weight in pairs}
+    except ValueError as error:
+        raise ConfigError(f"--weights is {word}; give PART=NUMBER,..., such as format=0.2,correctness=0.8") from error
 
 
 def _version(arguments: argparse.Namespace) -> None:
@@ -292,6 +378,8 @@ COMMANDS = {
     "resume": Command("go on with a run as its own folder describes it", _run_argument, _resume),
     "evaluate": Command("accuracy of a run's policy on rows it was not trained on", _evaluate_arguments, _evaluate),
     "sample": Command("completions of a run's policy", _sample_arguments, _sample),
+    "preflight": Command("try a reward on right and wrong answers and on exploits", _preflight_arguments, _preflight),
+    "rescore": Command("score a run's rollouts with another reward or other weights", _rescore_arguments, _rescore),
     "tasks": Command("list the tasks, or show rows of one", _tasks_arguments, _tasks),
     "version": Command("versions of this package and of what it stands on", lambda parser: None, _version),
 }

@@ -1,15 +1,23 @@
-"""One batch of scored rollouts: sampling, grading, refilling, and losing nothing when a grader breaks."""
+"""One batch of scored rollouts: sampling, grading, refilling, and losing nothing when a grader breaks.
 
+A batch may be sampled in parts. The completions of one part are then graded in the background while the device decodes
+the next one, and the step waits only for grades that are still missing.
+"""
+
+import contextlib
 import logging
+import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from agent_tunix import advantages, batching
+from agent_tunix import advantages, batching, measures
 from agent_tunix.errors import RewardError
 from agent_tunix.models import Parameters
 from agent_tunix.sampling import Sample
@@ -23,6 +31,15 @@ MOST_FAILED = 0.5
 
 Record = Callable[[Rollouts, Score | None], None]
 """Keeps rollouts that are not trained on, with their score if there is one."""
+
+Grade = Callable[[Rollouts], Callable[[], Score]]
+"""Begins to score rollouts; what it returns waits for the score."""
+
+Grading = contextlib.AbstractContextManager[Grade]
+
+
+class MostlyFailed(RewardError):
+    """Graders gave no value for most of a batch."""
 
 
 class Batches(Protocol):
@@ -48,6 +65,7 @@ def collect(
     key: Key[Array, ""],
     *,
     group_size: int,
+    parts: int = 1,
     max_refills: int,
     batch: int,
     record: Record,
@@ -60,12 +78,13 @@ def collect(
 
     Args:
       sample: Draws completions.
-      reward: Scores them.
+      reward: Scores them; with several parts it sees the groups of one part at a time, in another thread.
       keep_group: Which groups to train on; None keeps all.
       parameters: Of the policy.
       batches: Rows.
       key: Random key of this batch; the round is folded in.
       group_size: Completions per prompt.
+      parts: Parts in which a batch is sampled; it must divide the number of rows.
       max_refills: Further rounds at most.
       batch: Index of the batch, for messages.
       record: Keeps what was sampled and is not trained on.
@@ -80,10 +99,9 @@ def collect(
     kept, spare, wanted, refill, seen = [], [], 0, 0, 0
     for refill in range(max_refills + 1 if keep_group else 1):
         rows = next(batches)
-        rollouts = sample(parameters, rows, group_size, jax.random.fold_in(key, refill))
-        clock.lap("rollout")
-        score = _scored(reward, rollouts, batch, record)
-        clock.lap("reward")
+        draw = _drawn(sample, parameters, rows, group_size, jax.random.fold_in(key, refill), parts)
+        grading = _in_background(reward) if parts > 1 else _at_once(reward)
+        rollouts, score = _sampled_and_scored(draw, grading, batch, record, clock)
         if keep_group is None:
             return rollouts, score, {}
         keep = np.asarray(keep_group(score))
@@ -109,6 +127,7 @@ class Clock:
     def __init__(self) -> None:
         self._last = self._start = time.perf_counter()
         self._laps: dict[str, float] = {}
+        self._notes: dict[str, float] = {}
 
     def lap(self, stage: str) -> None:
         """Adds the time since the last call to a stage."""
@@ -116,27 +135,104 @@ class Clock:
         self._laps[stage] = self._laps.get(stage, 0.0) + now - self._last
         self._last = now
 
+    def note(self, numbers: Mapping[str, float]) -> None:
+        """Adds numbers to the row of the next update."""
+        self._notes |= numbers
+
     def timing(self, step: int, rollouts: Rollouts) -> dict[str, float]:
         """The row of timings after an update; the first update of a batch carries its rollouts."""
         self.lap("update")
         total = self._last - self._start
         row = {"step": step, "time/step_s": total} | {f"time/{name}_s": value for name, value in self._laps.items()}
+        row |= self._notes
         if "rollout" in self._laps:
             row["throughput/tokens_per_s"] = float(rollouts.lengths.sum()) / total
-        self._start, self._laps = self._last, {}
+        self._start, self._laps, self._notes = self._last, {}, {}
         return row
 
 
-def _scored(reward: Reward, rollouts: Rollouts, batch: int, record: Record) -> Score:
-    """The score; if the reward raises or returns nan, the completions it was given are saved first."""
+def _drawn(
+    sample: Sample, parameters: Parameters, rows: Sequence[Row], group_size: int, key: Key[Array, ""], parts: int
+) -> Iterator[Rollouts]:
+    """The rollouts of a batch, part by part."""
+    size = len(rows) // parts
+    for part in range(parts):
+        # A batch in one part keeps the key of the batch itself.
+        own = jax.random.fold_in(key, part) if parts > 1 else key
+        yield sample(parameters, rows[part * size : (part + 1) * size], group_size, own)
+
+
+def _sampled_and_scored(
+    draw: Iterator[Rollouts], grading: Grading, batch: int, record: Record, clock: "Clock"
+) -> tuple[Rollouts, Score]:
+    """All parts of a batch and their score; if the reward breaks its contract, what was sampled is saved first."""
+    parts: list[Rollouts] = []
+    score = None
     try:
-        score = reward(rollouts)
+        with grading as grade:
+            scores = []
+            for part in draw:
+                clock.lap("rollout")
+                parts.append(part)
+                scores.append(grade(part))
+                clock.lap("reward")
+            score = _joined([wait() for wait in scores])
         advantages.refuse_nan(score)
+        _report_failures(score, batch)
     except BaseException as error:
-        record(rollouts, None)
-        if isinstance(error, TypeError | ValueError):
+        if parts:
+            record(_joined(parts), score if isinstance(error, MostlyFailed) else None)
+        if isinstance(error, TypeError | ValueError) and not isinstance(error, RewardError):
             raise RewardError(f"{error} (batch {batch}; its completions are in the run's samples)") from error
         raise
+    clock.lap("reward")
+    clock.note(measures.latency_measures(score))
+    return _joined(parts), score
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else batching.join(parts)
+
+
+@contextlib.contextmanager
+def _at_once(reward: Reward) -> Iterator[Grade]:
+    """Scores in this thread: signals, and what a debugger is told, are where a grader expects them."""
+
+    def grade(rollouts: Rollouts) -> Callable[[], Score]:
+        score = reward(rollouts)
+        return lambda: score
+
+    yield grade
+
+
+@contextlib.contextmanager
+def _in_background(reward: Reward) -> Iterator[Grade]:
+    """Scores in one thread of its own, in the order in which rollouts are given."""
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+
+    def work() -> None:
+        while (item := waiting.get()) is not None:
+            rollouts, future = item
+            try:
+                future.set_result(reward(rollouts))
+            except BaseException as error:  # raised again where the result is asked for
+                future.set_exception(error)
+
+    def grade(rollouts: Rollouts) -> Callable[[], Score]:
+        future: Future[Score] = Future()
+        waiting.put((rollouts, future))
+        return future.result
+
+    # A daemon: an interrupt must not wait for a grader that hangs.
+    threading.Thread(target=work, name="graders", daemon=True).start()
+    try:
+        yield grade
+    finally:
+        waiting.put(None)
+
+
+def _report_failures(score: Score, batch: int) -> None:
+    """Says how many grader calls gave no value, and stops the run if they are most of a batch."""
     if score.failures:
         first = score.failures[0]
         logger.warning(
@@ -144,7 +240,6 @@ def _scored(reward: Reward, rollouts: Rollouts, batch: int, record: Record) -> S
             batch, len(score.failures), first.part, first.prompt_index, first.completion_index, first.reason,
         )  # fmt: skip
         _refuse_mostly_failed(score, batch)
-    return score
 
 
 def _refuse_mostly_failed(score: Score, batch: int) -> None:
@@ -153,7 +248,7 @@ def _refuse_mostly_failed(score: Score, batch: int) -> None:
     failed = np.any([np.isin(outcomes, broken) for outcomes in score.outcomes.values()], axis=0)
     if failed.mean() > MOST_FAILED:
         first = score.failures[0]
-        raise RewardError(
+        raise MostlyFailed(
             f"graders failed on {failed.mean():.0%} of batch {batch}, first `{first.part}` on prompt "
             f"{first.prompt_index}, completion {first.completion_index}: {first.reason}; the state is saved, mend the "
             "grader and run the same command again"

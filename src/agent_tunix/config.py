@@ -73,6 +73,20 @@ class RewardConfig:
     """Weight of the exact answer."""
     kl_penalty: float = 0.0
     """Coefficient of the k1 divergence subtracted from the reward (not from the loss)."""
+    shaping: str | None = None
+    """A `Shaping`, or a function that makes one: `package.module:name` or `file.py:name`."""
+    run: str = "inline"
+    """Where graders run: `inline`, `threads`, `processes` or `asynchronous`."""
+    workers: int = 0
+    """Threads, processes or coroutines at once; 0 chooses."""
+    timeout_s: float | None = None
+    """Seconds after which a call counts as timed out. Only a process can really be stopped."""
+    memory_mb: int | None = None
+    """Memory of a worker process."""
+    on_failure: str = "abstain"
+    """What a failed call leads to: `abstain` leaves the completion without a value, `raise` ends the run."""
+    retries: int = 0
+    """Further attempts before that."""
 
 
 @dataclass(frozen=True)

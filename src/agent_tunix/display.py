@@ -92,7 +92,8 @@ def evaluation_line(row: Mapping[str, Any]) -> str:
 def reward_line(row: Mapping[str, Any]) -> str:
     """The rewards of a batch as one line: distribution, parts, flat groups."""
     quantiles = " ".join(f"{name} {format_number(row[f'reward/{name}'])}" for name in REWARD_NUMBERS)
-    parts = [name for name in row if name.startswith("reward/part/") and name.count("/") == 2]
+    # The mean of a part is logged under its path, which may have several words; its deviation one word below.
+    parts = [name.removesuffix("/std") for name in row if name.startswith("reward/part/") and name.endswith("/std")]
     means = ", ".join(f"{name.removeprefix('reward/part/')} {format_number(row[name])}" for name in parts)
     return f"rewards of batch {row['batch']}: {quantiles}; {means}; flat groups {row['group/flat_fraction']:.2f}"
 

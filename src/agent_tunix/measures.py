@@ -12,6 +12,7 @@ from agent_tunix.rewards import flat_groups
 from agent_tunix.types import Outcome, Rollouts, Score
 
 QUANTILES = (10, 50, 90)
+LATENCY_QUANTILES = (50, 95)
 OUTCOMES = {
     Outcome.ABSTAINED: "abstained_fraction",
     Outcome.FAILED: "failed_fraction",
@@ -36,6 +37,16 @@ def reward_measures(score: Score) -> dict[str, float]:
         outcomes = np.asarray(score.outcomes.get(name, np.zeros(part.shape, int)))
         out |= {f"reward/part/{name}/{label}": float((outcomes == kind).mean()) for kind, label in OUTCOMES.items()}
     return out
+
+
+def latency_measures(score: Score) -> dict[str, float]:
+    """How long the grader calls of each part took: median and 95th percentile, seconds."""
+    return {
+        f"reward/part/{name}/latency_p{q}_s": float(np.nanpercentile(seconds, q))
+        for name, seconds in score.seconds.items()
+        if not np.isnan(seconds).all()  # a part that none of the prompts was routed to was not called
+        for q in LATENCY_QUANTILES
+    }
 
 
 def group_measures(score: Score) -> dict[str, float]:

@@ -3,24 +3,18 @@
 The names a setting may take are the keys of the tables below, so that a function is added in one line.
 """
 
-import importlib
-import importlib.util
 import inspect
 import math
-import os
-import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from agent_tunix import advantages, data, losses, rewards, tasks, text
-from agent_tunix.config import Config, LossConfig
+from agent_tunix import advantages, data, lookup, losses, rewards, tasks, text
+from agent_tunix.config import Config, LossConfig, RewardConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.plain import flatten
+from agent_tunix.rewards import custom
 from agent_tunix.types import Advantage, KeepGroup, Loss, Recipe, Reward, Shaping
 
 ESTIMATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., Advantage]]] = {
@@ -33,6 +27,7 @@ ESTIMATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., Advantage]]] = 
     "rank": (advantages.rank, advantages.per_group),
     "batch_normalized": (advantages.batch_normalized, advantages.per_batch),
     "reinforce_plus_plus_baseline": (advantages.reinforce_plus_plus_baseline, advantages.per_batch),
+    "reward_to_go": (advantages.reward_to_go, advantages.per_score),
 }
 RATIOS = {"token": losses.token_ratio, "sequence": losses.sequence_ratio}
 DIVERGENCES = {"k1": losses.k1, "k2": losses.k2, "k3": losses.k3}
@@ -47,11 +42,22 @@ SURROGATES: Mapping[str, Callable[[LossConfig], losses.Surrogate]] = {
     "truncated": lambda loss: losses.truncated(loss.epsilon, loss.epsilon_high, RATIOS[loss.ratio]),
 }
 
+RUNNERS: Mapping[str, Callable[[RewardConfig], rewards.Runner | None]] = {
+    "inline": lambda reward: None,
+    "threads": lambda reward: rewards.threads(reward.workers or 8, timeout_s=reward.timeout_s),
+    "processes": lambda reward: rewards.processes(
+        reward.workers, timeout_s=reward.timeout_s, memory_mb=reward.memory_mb
+    ),
+    "asynchronous": lambda reward: rewards.asynchronous(reward.workers or 64, timeout_s=reward.timeout_s),
+}
+
 CHOICES: Mapping[str, Callable[[], list[str]]] = {
     "model.name": lambda: ["tiny"],
     "data.task": data.names,
     "data.malformed": lambda: ["raise", "skip"],
     "data.overlong_prompts": lambda: ["raise", "truncate"],
+    "reward.run": lambda: list(RUNNERS),
+    "reward.on_failure": lambda: ["abstain", "raise"],
     "advantage.estimator": lambda: [*ESTIMATORS, "decoupled"],
     "loss.surrogate": lambda: list(SURROGATES),
     "loss.ratio": lambda: list(RATIOS),
@@ -72,6 +78,8 @@ AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("evaluation.rows", "evaluation.prompts_per_batch", "warm_start.rows_per_batch"), 1),
     **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), 1),
     **dict.fromkeys(("seed", "model.lora_rank", "sampling.temperature", "sampling.top_k", "sampling.min_p"), 0),
+    **dict.fromkeys(("reward.workers", "reward.retries"), 0),
+    "reward.memory_mb": 64,
     **dict.fromkeys(("reward.kl_penalty", "loss.kl_coefficient", "optimizer.weight_decay"), 0),
     **dict.fromkeys(("optimizer.warmup_steps", "optimizer.final_fraction", "optimizer.b1", "optimizer.b2"), 0),
     **dict.fromkeys(("warm_start.steps", "warm_start.warmup_steps", "warm_start.final_fraction"), 0),
@@ -79,6 +87,7 @@ AT_LEAST: Mapping[str, float] = {
 }
 ABOVE: Mapping[str, float] = {
     **dict.fromkeys(("sampling.top_p", "optimizer.learning_rate", "warm_start.learning_rate", "model.lora_alpha"), 0),
+    "reward.timeout_s": 0,
     **dict.fromkeys(("loss.epsilon", "loss.epsilon_high", "loss.mismatch_cap", "optimizer.eps"), 0),
     "optimizer.clip_norm": 0,
     "loss.dual_clip": 1,
@@ -163,6 +172,15 @@ def _check_combinations(config: Config) -> None:
             "choose another estimator, or leave training.reward_function out",
         ),
         (
+            config.reward.run == "inline" and config.reward.timeout_s is not None,
+            f"reward.timeout_s is {config.reward.timeout_s}, but a call that runs inline cannot be cut off; add "
+            "reward.run=processes",
+        ),
+        (
+            config.reward.run != "processes" and config.reward.memory_mb is not None,
+            f"reward.memory_mb is {config.reward.memory_mb}, which only reward.run=processes can enforce",
+        ),
+        (
             loss.surrogate != "clipped" and loss.dual_clip is not None,
             f"loss.dual_clip is {loss.dual_clip}, which only loss.surrogate=clipped has; set loss.dual_clip=null",
         ),
@@ -203,14 +221,48 @@ def recipe(config: Config) -> Recipe:
 
 def reward(config: Config) -> Reward:
     """`training.reward_function`, or the default reward with the weights of `reward`."""
-    name = config.training.reward_function
+    name, chosen = config.training.reward_function, config.reward
+    how = {"run": runner(chosen), "on_failure": rewards.OnFailure(chosen.retries, chosen.on_failure)}
     if name in (None, "default"):
-        return rewards.default(config.reward.alpha, config.reward.beta, is_correct=is_correct)
-    function = _find(name)
+        return rewards.default(chosen.alpha, chosen.beta, is_correct=is_correct, **how)
+    return named_reward("training.reward_function", name, **how)
+
+
+def named_reward(setting: str, name: str, **how: Any) -> Reward:
+    """The reward that a setting names, `file.py:function` for instance.
+
+    Args:
+      setting: Key of the setting, for messages.
+      name: Of a grader in `agent_tunix.rewards`, or of a `Reward`, a function that `as_reward` takes or one without
+        parameters that returns either, as `package.module:name` or `file.py:name`.
+      **how: `run` and `on_failure` of `as_reward`; a `Reward` brings its own.
+
+    Raises:
+      ConfigError: If it cannot be found, or is no reward.
+    """
+    if name == "default":
+        return rewards.default(is_correct=is_correct, **how)
+    found = lookup.find(setting, name, {"default": None, **graders()})
     try:
-        return rewards.as_reward(function)
+        return rewards.as_reward(_made(found), **how)
     except TypeError as error:
-        raise ConfigError(f"training.reward_function={name}: {error}") from error
+        raise ConfigError(f"{setting}={name}: {error}") from error
+
+
+def runner(chosen: RewardConfig) -> rewards.Runner | None:
+    """Where the calls of graders run; None leaves it to each function."""
+    return RUNNERS[chosen.run](chosen)
+
+
+def _made(found: Any) -> Any:
+    """What a function without parameters makes, or the object itself."""
+    if isinstance(found, Reward | Shaping):
+        return found
+    try:
+        empty = not inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return found
+    return found() if empty else found
 
 
 def is_correct(response: str, row: Mapping[str, Any]) -> float:
@@ -227,9 +279,17 @@ def is_formatted(response: str) -> float:
 
 
 def shaping(config: Config) -> Shaping:
-    """What is done to the score before credit is given."""
-    coefficient = config.reward.kl_penalty
-    return losses.kl_penalty(coefficient) if coefficient else rewards.identity()
+    """What is done to the score before credit is given: `reward.shaping`, then the divergence penalty."""
+    name, coefficient = config.reward.shaping, config.reward.kl_penalty
+    chosen = []
+    if name is not None:
+        found = _made(lookup.find("reward.shaping", name, {}))
+        if not isinstance(found, Shaping):
+            raise ConfigError(f"reward.shaping={name} is no Shaping; name one, or a function without parameters of one")
+        chosen.append(found)
+    if coefficient:
+        chosen.append(losses.kl_penalty(coefficient))
+    return chosen[0] if len(chosen) == 1 else rewards.chain(*chosen) if chosen else rewards.identity()
 
 
 def advantage(config: Config) -> Advantage:
@@ -306,64 +366,13 @@ def _field(hint: Any, value: Any, prefix: str) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _find(name: str) -> Callable[..., Any]:
-    """What `training.reward_function` names."""
-    source, colon, attribute = name.rpartition(":")
-    if not colon:
-        if name not in graders():
-            known = ["default", *graders()]
-            raise ConfigError(
-                f"{unknown('training.reward_function', name, known)} Or package.module:function, file.py:function."
-            )
-        return getattr(rewards, name)
-    if not source or not attribute:
-        raise ConfigError(f"training.reward_function is `{name}`; write package.module:function or file.py:function")
-    module = _from_file(Path(source)) if source.endswith(".py") else _from_package(source)
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(unknown(f"function in {source}", attribute, public))
-    return found
-
-
-def graders() -> list[str]:
-    """The functions of `agent_tunix.rewards` that grade responses by themselves."""
-    return [
-        name
-        for name in rewards.__all__
-        if next(iter(inspect.signature(getattr(rewards, name)).parameters), None) in ("response", "completion")
-    ]
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"training.reward_function names the file {path}, which does not exist in {Path.cwd()}")
-    # A name of its own: a file called math.py must not take the place of a module that others import.
-    spec = importlib.util.spec_from_file_location(f"agent_tunix_reward_file_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"training.reward_function names the file {path}, which is not Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    with _named_failure(str(path)):
-        spec.loader.exec_module(module)
-    return module
-
-
-def _from_package(name: str) -> ModuleType:
-    # A console script, unlike `python script.py`, does not look into the current folder.
-    sys.path.append(os.getcwd())
-    try:
-        with _named_failure(name):
-            return importlib.import_module(name)
-    finally:
-        sys.path.remove(os.getcwd())
-
-
-@contextmanager
-def _named_failure(source: str) -> Iterator[None]:
-    """The user's own code may raise anything while it is imported."""
-    try:
-        yield
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"training.reward_function could not import {source} ({reason})") from error
+def graders() -> dict[str, Callable[..., Any]]:
+    """The functions of `agent_tunix.rewards` and its file `custom` that grade responses by themselves, by name."""
+    public = {name: getattr(rewards, name) for name in rewards.__all__} | vars(custom)
+    return {
+        name: function
+        for name, function in public.items()
+        if inspect.isfunction(function)
+        and not name.startswith("_")
+        and next(iter(inspect.signature(function).parameters), None) in ("response", "completion")
+    }

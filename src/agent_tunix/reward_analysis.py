@@ -1,13 +1,21 @@
 """What a run's stored rollouts say of its reward: distribution, which completions it likes, how they fail."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from agent_tunix import text
+from agent_tunix import runs, text
+from agent_tunix.contributions import contributions
+from agent_tunix.rewards import answer_key
+
+Sample = Mapping[str, Any]
 
 EXAMPLES = 3
+STAGES = 10
+"""Equal parts of the rollouts for which the reward over training is told."""
 SHOWN = 200
 """Characters of a completion in an example."""
 
@@ -19,8 +27,10 @@ def analyse(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
       samples: Records of rollouts, as a run stores them; those without a reward are only counted.
 
     Returns:
-      Nested plain values: `completions`, `unscored`, `reward` and `parts` (moments and quantiles), `kinds`
-      (how many, mean reward, examples), and the `highest` and `lowest` rewarded completions.
+      Nested plain values: `completions`, `unscored`, `reward` and `parts` (moments and quantiles), `variance` (between
+      and within groups, and what each part contributes), `over_training` (each tenth of the rollouts), `kinds` (how
+      many, mean reward, examples), `failure_patterns` of completions that are not right, `grader_failures` (reasons
+      and how often), and the `highest` and `lowest` rewarded completions.
     """
     samples = list(samples)
     scored = [sample for sample in samples if sample.get("reward") is not None]
@@ -32,7 +42,11 @@ def analyse(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "unscored": len(samples) - len(scored),
         "reward": distribution([sample["reward"] for sample in scored]),
         "parts": {name: distribution(values) for name, values in parts.items()},
+        "variance": _variance(samples, names),
+        "over_training": _over_training(scored),
         "kinds": _kinds(scored),
+        "failure_patterns": _failure_patterns(scored),
+        "grader_failures": _grader_failures(samples),
         "highest": _examples(ranked[::-1]),
         "lowest": _examples(ranked),
     }
@@ -55,6 +69,119 @@ def distribution(values: Sequence[float]) -> dict[str, float]:
     return {"count": len(values)} | {name: float(value) for name, value in moments.items()} | quantiles
 
 
+def _variance(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
+    """The reward's variance between prompts and within groups, and the parts' shares of the latter, which is credit."""
+    groups = [group for group in runs.groups(samples) if all("parts" in sample for sample in group)]
+    if not groups or not names:
+        return {}
+    width = max(map(len, groups))
+    value = _table(groups, width, lambda sample: sample["reward"])
+    parts = {name: _table(groups, width, lambda sample, name=name: sample["parts"].get(name)) for name in names}
+    valid = ~np.isnan(value)
+    counts = valid.sum(-1)
+    means = np.where(valid, value, 0.0).sum(-1) / np.maximum(counts, 1)
+    total = float(value[valid].var()) if valid.any() else math.nan
+    within = float(np.where(valid, (value - means[:, None]) ** 2, 0.0).sum() / max(counts.sum(), 1))
+    shares = contributions(np.where(valid, value, 0.0), valid, parts)
+    return {
+        "total": total,
+        "within_groups": within,
+        "between_groups": total - within,
+        "share_of_advantage": {name: part.of_advantage for name, part in shares.parts.items()},
+    }
+
+
+def _table(groups: Sequence[Sequence[Sample]], width: int, read: Callable[[Sample], float | None]) -> np.ndarray:
+    """One row per group; NaN where there is no value or no such member."""
+    rows = [[math.nan if read(sample) is None else read(sample) for sample in group] for group in groups]
+    return np.array([row + [math.nan] * (width - len(row)) for row in rows], np.float64)
+
+
+def _over_training(scored: Sequence[Sample]) -> list[dict[str, float]]:
+    """Least, mean and greatest reward for each tenth of the rollouts."""
+    stages = np.array_split(np.arange(len(scored)), min(STAGES, len(scored))) if scored else []
+    out = []
+    for stage in stages:
+        values = np.array([scored[index]["reward"] for index in stage], np.float64)
+        steps = [scored[index]["step"] for index in stage]
+        numbers = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
+        out.append({"first_step": steps[0], "last_step": steps[-1]} | {k: float(v) for k, v in numbers.items()})
+    return out
+
+
+def _stated(sample: Sample) -> str:
+    return text.stated_answer(sample["completion"]) or ""
+
+
+def _reference(sample: Sample) -> str:
+    return str(sample.get("columns", {}).get("answer", ""))
+
+
+def _is_negated(sample: Sample) -> bool:
+    stated, reference = answer_key(_stated(sample)), answer_key(_reference(sample))
+    return (
+        isinstance(stated, tuple)
+        and isinstance(reference, tuple)
+        and stated != reference
+        and (stated.value == -reference.value)
+    )
+
+
+def _is_near(sample: Sample) -> bool:
+    stated, reference = answer_key(_stated(sample)), answer_key(_reference(sample))
+    if not isinstance(stated, tuple) or not isinstance(reference, tuple) or not reference.value:
+        return False
+    return 0 < abs(float(stated.value) - float(reference.value)) <= 0.1 * abs(float(reference.value))
+
+
+def _repeats_itself(sample: Sample) -> bool:
+    lines = [line for line in sample["completion"].splitlines() if line.strip()]
+    return bool(lines) and max(Counter(lines).values()) >= 4
+
+
+PATTERNS: Mapping[str, Callable[[Sample], bool]] = {
+    "cut off by the token budget": lambda sample: sample["truncated"],
+    "empty": lambda sample: not sample["completion"].strip(),
+    "states no answer": lambda sample: text.stated_answer(sample["completion"]) is None,
+    "states an empty answer": lambda sample: text.stated_answer(sample["completion"]) == "",
+    "sign of the answer flipped": _is_negated,
+    "within 10 % of the answer": _is_near,
+    "holds the answer but does not state it": lambda sample: (
+        bool(_reference(sample))
+        and _reference(sample) in sample["completion"]
+        and answer_key(_stated(sample)) != answer_key(_reference(sample))
+    ),
+    "several answer blocks": lambda sample: sample["completion"].count(text.ANSWER_OPEN) > 1,
+    "repeats a line four times": _repeats_itself,
+    "copies the prompt": lambda sample: len(sample["prompt"]) > 8 and sample["prompt"] in sample["completion"],
+}
+"""What can be seen of a completion that is not right; one may show several."""
+
+
+def _failure_patterns(scored: Sequence[Sample]) -> dict[str, Any]:
+    wrong = [sample for sample in scored if not _is_right(sample)]
+    out = {}
+    for name, shows in PATTERNS.items():
+        members = [sample for sample in wrong if shows(sample)]
+        if members:
+            fraction = len(members) / len(wrong)
+            out[name] = {"count": len(members), "fraction": fraction, "examples": _examples(members[::-1])}
+    return dict(sorted(out.items(), key=lambda item: -item[1]["count"]))
+
+
+def _grader_failures(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """For every part, how often each reason was given."""
+    counts: dict[str, Counter[str]] = {}
+    for sample in samples:
+        for part, reason in sample.get("failures", {}).items():
+            counts.setdefault(part, Counter())[reason] += 1
+    return {part: dict(reasons.most_common()) for part, reasons in counts.items()}
+
+
+def _is_right(sample: Sample) -> bool:
+    return sample["parts"].get("correctness", sample["reward"]) == 1.0
+
+
 def kind(sample: Mapping[str, Any]) -> str:
     """The kind of a completion, by what went wrong first."""
     completion = sample["completion"]
@@ -62,7 +189,7 @@ def kind(sample: Mapping[str, Any]) -> str:
         return "cut off by the token budget"
     if text.stated_answer(completion) is None:
         return "states no answer"
-    right = sample["parts"].get("correctness", sample["reward"]) == 1.0
+    right = _is_right(sample)
     if not text.is_tagged(completion):
         return "right answer, format not kept" if right else "wrong answer, format not kept"
     return "right answer in format" if right else "wrong answer in format"
@@ -79,7 +206,16 @@ def table(analysis: Mapping[str, Any]) -> str:
     lines.append(f"{'completions by kind':<34} {'share':>7} {'mean reward':>12}")
     for name, row in analysis["kinds"].items():
         lines.append(f"{name:<34} {row['fraction']:7.3f} {row['mean_reward']:12.3f}")
+    lines += [f"{name:<34} {row['fraction']:7.3f}  of what is not right" for name, row in _worst(analysis)]
+    if analysis["variance"]:
+        shares = ", ".join(f"{part} {share:.0%}" for part, share in analysis["variance"]["share_of_advantage"].items())
+        within = analysis["variance"]["within_groups"] / max(analysis["variance"]["total"], 1e-12)
+        lines.append(f"variance within groups {within:.0%}; parts of the advantage: {shares}")
     return "\n".join(lines)
+
+
+def _worst(analysis: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return list(analysis["failure_patterns"].items())[:5]
 
 
 def _kinds(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -438,6 +438,18 @@ def read_samples(path: Path | str) -> Iterator[dict[str, Any]]:
     return _read_samples(file)
 
 
+def groups(samples: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Records of rollouts, in the order they were written, as one list for every prompt of every batch."""
+    group: list[Mapping[str, Any]] = []
+    for sample in samples:
+        if sample["completion_index"] == 0 and group:
+            yield group
+            group = []
+        group.append(sample)
+    if group:
+        yield group
+
+
 def _read_samples(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, "rb") as raw:
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)

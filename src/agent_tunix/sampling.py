@@ -1,8 +1,8 @@
 """Rollouts: a group of completions for every prompt, drawn in one compiled program per shape.
 
 Prompts are computed once and their keys and values shared by the group; decoding is one loop that ends when every
-completion has. The caller folds the key from (seed, batch, refill), the sampler folds in the microbatch and the token
-index, so no two draws of a run share noise.
+completion has. The caller folds the key from (seed, batch, refill, part), the sampler folds in the token index, so no
+two draws of a run share noise.
 """
 
 import functools
@@ -155,7 +155,6 @@ def sampler(
     overlong_prompts: str = "raise",
     stop: Sequence[str] = (),
     distribution: Distribution = SOFTMAX,
-    microbatches: int = 1,
 ) -> Sample:
     """The function that turns rows of a task into rollouts.
 
@@ -167,7 +166,6 @@ def sampler(
       overlong_prompts: `raise` or `truncate` (from the left) prompts above their budget.
       stop: Single-token strings that end a completion besides the end-of-sequence token.
       distribution: Temperature and filters.
-      microbatches: Parts in which a batch is sampled, to bound memory; it must divide the number of rows.
 
     Raises:
       ValueError: If a stop string is not a single token.
@@ -187,20 +185,8 @@ def sampler(
     def sample(parameters: Parameters, rows: Sequence[Row], group_size: int, key: Key[Array, ""]) -> Rollouts:
         prompts = [row["prompt"] for row in rows]
         encoded = data.encode_prompts(tokenizer, prompts, max_tokens=max_prompt_tokens, overlong=overlong_prompts)
-        if len(rows) % microbatches:
-            raise ValueError(f"{len(rows)} prompts cannot be sampled in {microbatches} equal parts")
-        size = len(rows) // microbatches
-        parts = [
-            compiled(
-                parameters,
-                encoded.ids[start : start + size],
-                encoded.mask[start : start + size],
-                jax.random.fold_in(key, start // size),
-                group_size=group_size,
-            )
-            for start in range(0, len(rows), size)
-        ]
-        drawn = Drawn(*(np.concatenate([np.asarray(part) for part in field]) for field in zip(*parts, strict=True)))
+        drawn = compiled(parameters, encoded.ids, encoded.mask, jax.random.fold_in(key, 0), group_size=group_size)
+        drawn = Drawn(*map(np.asarray, drawn))
         return Rollouts(
             prompts=prompts,
             completions=[

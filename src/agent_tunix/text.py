@@ -7,7 +7,8 @@ The tagged format is an optional `<reasoning>...</reasoning>` followed by one `<
 
 Everything here scans with `str.find` and its relatives, or matches a regular expression against a few hundred
 characters at most. A backtracking expression over the whole completion costs seconds on text as simple as four thousand
-unclosed tags, and such text is exactly what an untrained policy writes.
+unclosed tags, and such text is exactly what an untrained policy writes. Answers stand at the end of a completion, so
+searches start there.
 """
 
 import re
@@ -16,17 +17,28 @@ REASONING_OPEN, REASONING_CLOSE = "<reasoning>", "</reasoning>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 TAGS = (REASONING_OPEN, REASONING_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 
-_BOX = r"\boxed"
+_BOXES = (r"\boxed", r"\boxed ", r"\fbox", r"\fbox ")
 _MAX_BRACES = 20_000
 _MAX_CLOSING_LINE = 1_000
+_MAX_NUMBER = 200
 
-_LINE_LABEL = re.compile(r"A(?:\*\*|__)?:", re.IGNORECASE)
-# A statement opens the line or a sentence: "I doubt that the answer is 4" states nothing.
+_LINE_LABEL = re.compile(r"A(?:ns)?(?:\*\*|__|\*)?:", re.IGNORECASE)
+_NAMED = r"(?:the\s+|my\s+|our\s+)?(?:(?:final|correct|numerical|numeric)\s+)?answer(?:\*\*|__|\*)?"
+# A statement opens the line or a sentence, or concludes one: "I doubt that the answer is 4" states nothing.
 _STATEMENT = re.compile(
-    r"(?:\A|[.!?;]\s+)(?:(?:so|thus|hence|therefore|then|and),?\s+)*(?:the\s+|my\s+)?(?:(?:final|correct)\s+)?"
-    r"answer(?:\*\*|__)?(?:\s+is\b(?:\s*:)?|\s*[:=])",
+    r"(?:(?:\A|[.!?;]\s+)(?:(?:so|thus|hence|therefore|then|and),?\s+)*"
+    rf"|,\s+(?:and\s+)?(?:so|thus|hence|therefore),?\s+){_NAMED}(?:\s+is\b(?:\s*:)?|\s*[:=])",
     re.IGNORECASE,
 )
+_HEADING = re.compile(rf"{_NAMED}(?:\s+is)?\s*:?(?:\*\*|__)?\s*:?", re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.])(?:(?<![\w)\]}.%])[-\u2212])?[$€£]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?%?", re.ASCII)
+
+_END_MARKS = (
+    "</s>", "<s>", "<eos>", "<pad>", "<end_of_turn>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
+    "<|end|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)  # fmt: skip
+"""How tokenizers spell the end of a text; a sampler that keeps special tokens leaves it in the completion."""
+_WISH = "i hope it is correct."  # Closes every answer of Minerva's few-shot prompt (arXiv:2206.14858, appendix D).
 
 
 def stated_answer(completion: str) -> str | None:
@@ -37,8 +49,11 @@ def stated_answer(completion: str) -> str | None:
     1. the last complete `<answer>...</answer>` block,
     2. the last `\boxed{...}` with balanced braces,
     3. the rest of the line after the last `####`, the form of GSM8K,
-    4. the last line that is not blank, after `A:`, `Answer:` or `The answer is` at its start, or after the last two
-       at the start of one of its sentences.
+    4. the last line that is not blank, after `A:`, `Ans:`, `Answer:` or `The answer is` at its start, after the last
+       two at the start or the conclusion of one of its sentences, or below a line that holds nothing but `Answer`.
+
+    A `####` before words is a heading where the last line states an answer. Marks of the end of a text, such as
+    `</s>`, are not part of a line.
 
     Args:
       completion: Any text; tags are case-sensitive.
@@ -54,11 +69,36 @@ def stated_answer(completion: str) -> str | None:
       >>> stated_answer("2 + 2 = 4") is None
       True
     """
-    for find in (_last_block, _last_box, _after_hashes, _closing_statement):
-        stated = find(completion)
-        if stated is not None:
-            return stated.strip()
-    return None
+    stated = _last_block(completion)
+    if stated is None:
+        stated = _last_box(completion)
+    if stated is None:
+        stated = _stated_on_a_line(completion)
+    return None if stated is None else stated.strip()
+
+
+def last_number(completion: str) -> str | None:
+    """Returns the last number that a completion writes in digits, with its sign, currency and percent sign.
+
+    Args:
+      completion: Any text.
+
+    Returns:
+      The number as written; None where there is none, or where it has more than 200 characters.
+
+    Examples:
+      >>> last_number("48 clips and 24 clips are $1,072.50.")
+      '$1,072.50'
+      >>> last_number("none") is None
+      True
+    """
+    end = max(map(completion.rfind, "0123456789"))
+    window = completion[max(0, end - _MAX_NUMBER) : end + 2]
+    numbers = list(_NUMBER.finditer(window))
+    # A number that is cut at the left edge of the window would lose its leading digits.
+    if not numbers or (numbers[-1].start() == 0 and end >= _MAX_NUMBER):
+        return None
+    return numbers[-1][0]
 
 
 def tag_counts(completion: str) -> dict[str, int]:
@@ -83,32 +123,36 @@ def is_tagged(completion: str) -> bool:
       whitespace around and between them, and no further tag anywhere.
     """
     body = completion.strip()
-    start, end = body.find(ANSWER_OPEN), body.find(ANSWER_CLOSE)
-    if start < 0 or end + len(ANSWER_CLOSE) != len(body):
+    if body[-9:] != ANSWER_CLOSE:
         return False
-    answer = body[start + len(ANSWER_OPEN) : end]
-    if not answer.strip() or ANSWER_OPEN in answer or REASONING_OPEN in answer or REASONING_CLOSE in answer:
+    start = body.rfind(ANSWER_OPEN)
+    if start < 0:
         return False
-    return start == 0 or _is_reasoning(body[:start].rstrip())
+    answer = body[start + 8 : -9]
+    if not answer or answer.isspace() or ("<" in answer and _holds_tag(answer)):
+        return False
+    if start == 0:
+        return True
+    head = body[:start].rstrip()
+    if head[:11] != REASONING_OPEN or head[-12:] != REASONING_CLOSE:
+        return False
+    # Reasoning without any `<` is the common case, and one search for a character proves that no tag is in it.
+    return head.find("<", 11) == len(head) - 12 or not _holds_tag(head[11:-12])
 
 
-def _is_reasoning(head: str) -> bool:
-    """Whether the text is one reasoning block and nothing else."""
-    if not head.startswith(REASONING_OPEN) or head.find(REASONING_OPEN, 1) >= 0:
-        return False
-    return head.find(REASONING_CLOSE) == len(head) - len(REASONING_CLOSE)
+def _holds_tag(text: str) -> bool:
+    return ANSWER_OPEN in text or ANSWER_CLOSE in text or REASONING_OPEN in text or REASONING_CLOSE in text
 
 
 def _last_block(completion: str) -> str | None:
     """Content of the last answer block that is closed."""
-    last_close = completion.rfind(ANSWER_CLOSE)
-    if last_close < 0:
+    end = completion.rfind(ANSWER_CLOSE)
+    if end < 0:
         return None
-    start = completion.rfind(ANSWER_OPEN, 0, last_close)
+    start = completion.rfind(ANSWER_OPEN, 0, end)
     if start < 0:
         return None
-    start += len(ANSWER_OPEN)
-    return completion[start : completion.find(ANSWER_CLOSE, start)]
+    return completion[start + 8 : completion.find(ANSWER_CLOSE, start)]
 
 
 def _last_box(completion: str) -> str | None:
@@ -117,7 +161,7 @@ def _last_box(completion: str) -> str | None:
     Walks over the braces from the end. A closing brace waits on a stack for the opening brace that takes it, so the
     first box that finds one is the last complete box. Both searches only ever move left, which keeps the walk linear.
     """
-    if _BOX + "{" not in completion:
+    if r"\boxed" not in completion and r"\fbox" not in completion:
         return None
     opening, closing = completion.rfind("{"), completion.rfind("}")
     waiting: list[int] = []
@@ -131,7 +175,7 @@ def _last_box(completion: str) -> str | None:
             continue
         if waiting and not _is_escaped(completion, opening):
             end = waiting.pop()
-            if completion.endswith(_BOX, 0, opening):
+            if completion.endswith(_BOXES, 0, opening):
                 return completion[opening + 1 : end]
         opening = completion.rfind("{", 0, opening)
     return None
@@ -139,6 +183,18 @@ def _last_box(completion: str) -> str | None:
 
 def _is_escaped(completion: str, position: int) -> bool:
     return position > 0 and completion[position - 1] == "\\"
+
+
+def _stated_on_a_line(completion: str) -> str | None:
+    """What stands after `####`, or else in the closing line."""
+    hashes = _after_hashes(completion)
+    if hashes is None:
+        return _closing_statement(completion)
+    hashes = _without_end_marks(hashes)
+    if hashes.lstrip(" *")[:1].isalpha():
+        closing = _closing_statement(completion)
+        return hashes if closing is None else closing
+    return hashes
 
 
 def _after_hashes(completion: str) -> str | None:
@@ -152,15 +208,36 @@ def _after_hashes(completion: str) -> str | None:
 
 def _closing_statement(completion: str) -> str | None:
     """What the last line that is not blank states after a label such as `Answer:`."""
-    body = completion.rstrip()
-    line = body[max(body.rfind("\n") + 1, len(body) - _MAX_CLOSING_LINE) :].strip()
-    bare = line.lstrip("#*_ ")
+    body = _without_end_marks(completion)
+    cut = max(body.rfind("\n") + 1, len(body) - _MAX_CLOSING_LINE)
+    line = body[cut:].strip()
+    bare = line.lstrip("#*_>- ")
     label = _LINE_LABEL.match(bare)
     for label in _STATEMENT.finditer(bare):  # noqa: B007 (the last match is wanted)
         pass
     if label is None:
-        return None
-    return _without_emphasis(bare[label.end() :], around=line[: len(line) - len(bare)].strip("# "))
+        return line if _is_below_heading(body, cut) else None
+    stated = _without_emphasis(bare[label.end() :], around=line[: len(line) - len(bare)].strip("#>- "))
+    return stated[: -len(_WISH)] if stated.casefold().endswith(_WISH) else stated
+
+
+def _is_below_heading(body: str, cut: int) -> bool:
+    """Whether the last line that is not blank before a position says `Answer` and nothing else."""
+    before = body[max(0, cut - _MAX_CLOSING_LINE) : cut].rstrip()
+    heading = before[before.rfind("\n") + 1 :].strip("#*_>- \t\r")
+    return body[cut - 1 : cut] == "\n" and _HEADING.fullmatch(heading) is not None
+
+
+def _without_end_marks(text: str) -> str:
+    """Drops trailing whitespace and marks of the end of a text, within the last thousand characters."""
+    text = text.rstrip()
+    if not text.endswith(">"):
+        return text
+    tail = text[-_MAX_CLOSING_LINE:]
+    kept = tail
+    while kept.endswith(_END_MARKS):
+        kept = kept[: max(kept.rfind("<", 0, -1), 0)].rstrip()
+    return text[: len(text) - len(tail) + len(kept)]
 
 
 def _without_emphasis(stated: str, around: str) -> str:

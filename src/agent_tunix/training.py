@@ -36,6 +36,7 @@ class Plan:
     num_iterations: int
     minibatches: int
     microbatches: int
+    rollout_microbatches: int
     max_refills: int
     temperature: float
     evaluate_every: int
@@ -157,7 +158,7 @@ def fit(
             key = jax.random.fold_in(keys[0], progress.batch)
             rollouts, raw, notes = collect(
                 sample, recipe.reward, recipe.keep_group, current(), batches, key,
-                group_size=plan.group_size, max_refills=plan.max_refills,
+                group_size=plan.group_size, parts=plan.rollout_microbatches, max_refills=plan.max_refills,
                 batch=progress.batch, record=keep, clock=clock,
             )  # fmt: skip
             if reference is not None:

@@ -85,8 +85,8 @@ class Rollouts:
 class Score:
     """A reward value for every completion, with its validity and its named parts.
 
-    A pytree of arrays, so that shaping and advantages can be jitted; `failures` is text for people and does not survive
-    a jit boundary.
+    A pytree of arrays, so that shaping and advantages can be jitted; `failures` and `seconds` are for people and do not
+    survive a jit boundary.
 
     Attributes:
       value: The reward. Entries that are not valid hold 0 and mean nothing.
@@ -96,6 +96,7 @@ class Score:
       outcomes: For each part, the `Outcome` of every call.
       per_token: Optional reward per token, `[prompts group tokens]`.
       failures: The reasons behind outcomes other than `GRADED` that carry a message.
+      seconds: For each part that was timed, how long every call took.
     """
 
     value: Float[Any, "prompts group"]
@@ -104,10 +105,14 @@ class Score:
     outcomes: Mapping[str, Int[Any, "prompts group"]] = field(default_factory=dict)
     per_token: Float[Any, "prompts group tokens"] | None = None
     failures: Sequence[Failure] = ()
+    seconds: Mapping[str, Float[Any, "prompts group"]] = field(default_factory=dict)
 
 
 jax.tree_util.register_dataclass(
-    Score, data_fields=("value", "valid", "parts", "outcomes", "per_token"), meta_fields=(), drop_fields=("failures",)
+    Score,
+    data_fields=("value", "valid", "parts", "outcomes", "per_token"),
+    meta_fields=(),
+    drop_fields=("failures", "seconds"),
 )
 
 

@@ -63,7 +63,6 @@ def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
         overlong_prompts=data_config.overlong_prompts,
         stop=config.stop,
         distribution=Distribution(temperature=0.0) if greedy else distribution,
-        microbatches=1 if greedy else config.rollout_microbatches,
     )
 
 
@@ -101,6 +100,7 @@ def plan(config: Config) -> training.Plan:
         num_iterations=settings.num_iterations,
         minibatches=settings.minibatches,
         microbatches=settings.microbatches or _microbatches(config),
+        rollout_microbatches=config.sampling.rollout_microbatches,
         max_refills=settings.max_refills,
         temperature=config.sampling.temperature,
         evaluate_every=config.evaluation.every_steps,

@@ -1,7 +1,8 @@
 """Rewards: graders of one completion, lifted to batches, combined and shaped.
 
 A grader is a pure function of strings; `per_completion`, `from_lists` and `as_reward` lift functions to a `Reward`,
-`weighted_sum` combines rewards, and a `Shaping` transforms the resulting scores. A reward to start from::
+`weighted_sum` and its relatives combine rewards, and a `Shaping` transforms the resulting scores. A reward to start
+from::
 
     from agent_tunix import rewards
 
@@ -13,27 +14,68 @@ A grader is a pure function of strings; `per_completion`, `from_lists` and `as_r
 which is `rewards.default()`.
 """
 
-from agent_tunix.rewards._compose import default, flat_groups, mixed_groups, weighted_sum
-from agent_tunix.rewards._graders import exact_answer, tag_format
-from agent_tunix.rewards._interop import as_tunix
-from agent_tunix.rewards._lift import as_reward, from_lists, per_completion
-from agent_tunix.rewards._numbers import answer_key
-from agent_tunix.rewards._shaping import RunningMean, center_running, chain, identity
+import importlib
+from typing import Any
 
-__all__ = [
-    "RunningMean",
-    "answer_key",
-    "as_reward",
-    "as_tunix",
-    "center_running",
-    "chain",
-    "default",
-    "exact_answer",
-    "flat_groups",
-    "from_lists",
-    "identity",
-    "mixed_groups",
-    "per_completion",
-    "tag_format",
-    "weighted_sum",
-]
+_HOMES = {
+    # Graders: text to a number, without jax.
+    "_graders": ("exact_answer", "tag_format"),
+    "_numbers": ("answer_key",),
+    "_documented": ("check_answer", "check_numbers", "match_format_exactly"),
+    "_patterns": (
+        "binary_reward", "composite_reward", "continuous_reward", "graduated_reward", "improved_reward",
+        "robust_reward", "shaped_reward", "stable_reward",
+    ),
+    "_aspects": (
+        "check_correctness", "check_format", "close_match", "evaluate_clarity", "evaluate_completeness",
+        "evaluate_conciseness", "evaluate_correctness", "evaluate_format", "evaluate_relevance", "exact_match",
+        "extract_number", "has_hallucination", "has_reasoning_steps", "is_correct", "is_partially_correct",
+    ),
+    "custom": ("custom_reward_function",),
+    "_texts": (
+        "equation_errors", "hallucination_penalty", "json_valid", "reasoning_steps", "repetition", "script_consistency",
+        "similarity",
+    ),
+    "_code": ("SandboxError", "passes_tests", "program_of", "sandbox_report"),
+    # From functions to rewards, and where they run.
+    "_lift": ("as_reward", "from_lists", "per_completion"),
+    "_running": ("OnFailure", "Runner", "asynchronous", "inline", "processes", "retry", "threads"),
+    "_scorer": ("scorer",),
+    "_judge": ("http_judge",),
+    "_tokens": ("from_tokens",),
+    "_interop": ("as_tunix", "from_trl", "from_verl"),
+    # From rewards to rewards.
+    "_compose": (
+        "default", "first_valid", "flat_groups", "geometric_mean", "maximum", "minimum", "mixed_groups", "product",
+        "weighted_sum",
+    ),
+    "_adjust": ("bounded", "gate", "hierarchy", "route", "scale"),
+    "_clip": ("clip",),
+    "_length": ("concise", "cosine_length", "length_budget", "relative_length", "soft_overlong"),
+    # From scores to scores.
+    "_shaping": (
+        "RunningMean", "RunningMoments", "center", "center_running", "chain", "identity", "noise", "rank", "sigmoid",
+        "standardize", "tanh",
+    ),
+    "_weights": ("CurriculumState", "Stage", "anneal", "curriculum", "ema_weights", "potential_difference"),
+}  # fmt: skip
+"""Which file each public name lives in. Files are imported when a name of theirs is first asked for: a process that
+only grades then needs no jax."""
+
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "presets":
+        return importlib.import_module("agent_tunix.rewards.presets")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"agent_tunix.rewards.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "presets"]

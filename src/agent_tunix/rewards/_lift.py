@@ -8,33 +8,39 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from numbers import Real
 from typing import Any
 
-import numpy as np
-
 from agent_tunix.errors import nearest
-from agent_tunix.types import Bounds, Failure, Grader, Outcome, Reward, Rollouts, Score
+from agent_tunix.rewards._running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
+from agent_tunix.rewards._running import run as run_calls
+from agent_tunix.rewards._sheet import checked_bounds, part_score
+from agent_tunix.types import Bounds, Grader, Reward, Rollouts, Score
 
-UNBOUNDED = Bounds(-math.inf, math.inf)
-_LARGEST = float(np.finfo(np.float32).max)
 _RESPONSE_NAMES = ("response", "completion")
 _ROW_NAMES = ("metadata", "row")
 
 
 def per_completion(
-    grader: Grader, *columns: str, name: str | None = None, bounds: tuple[float, float] | None = None
+    grader: Grader,
+    *columns: str,
+    name: str | None = None,
+    bounds: tuple[float, float] | None = None,
+    run: Runner | None = None,
+    on_failure: str | OnFailure = "abstain",
 ) -> Reward:
     """Lifts a grader of one completion to a reward of a whole batch.
 
     Args:
       grader: `(completion, *column_values) -> float | None`. None abstains; an exception is recorded as a failure of
-        that completion, with its reason, and leaves the entry without a value.
+        that completion, with its reason, and leaves the entry without a value. A coroutine function is fine.
       *columns: Dataset columns whose value for the prompt the grader gets after the completion.
       name: Name of the part in metrics; by default that of the function.
-      bounds: Least and greatest value the grader can give, infinite by default. Given, they are enforced.
+      bounds: Least and greatest value the grader can give, by default those the grader declares, else infinite. They
+        are enforced.
+      run: Where the calls run: `inline`, `threads(...)`, `processes(...)` or `asynchronous(...)`. By default inline,
+        and asynchronous for coroutine functions.
+      on_failure: What a call that fails or times out leads to, once the retries of `retry(times)` are used up:
+        `abstain` leaves that entry without a value, `raise` ends the run with its state saved.
 
     Returns:
       A reward with one part.
@@ -49,14 +55,15 @@ def per_completion(
       >>> correctness.name, correctness.bounds
       ('exact_answer', Bounds(low=0.0, high=1.0))
     """
-    label = name or _name_of(grader)
-    limits = _checked_bounds(label, bounds)
+    label = name or name_of(grader)
+    limits, policy = _bounds_of(label, grader, bounds), on_failure_policy(on_failure)
 
-    def arguments(rollouts: Rollouts) -> Callable[[int], tuple[list[Any], dict[str, Any]]]:
-        values = [_column(rollouts, column, label) for column in columns]
-        return lambda prompt: ([value[prompt] for value in values], {})
+    def arguments(rollouts: Rollouts) -> Callable[[int], Call]:
+        values = [column_of(rollouts, column, label) for column in columns]
+        return lambda prompt: (tuple(value[prompt] for value in values), {})
 
-    return Reward(label, functools.partial(_grade_each, grader, arguments, label, limits), limits)
+    score = functools.partial(_grade_each, *_placed(grader, run), arguments, label, limits, policy)
+    return Reward(label, score, limits)
 
 
 def from_lists(
@@ -64,6 +71,8 @@ def from_lists(
     *,
     name: str | None = None,
     bounds: tuple[float, float] | None = None,
+    run: Runner | None = None,
+    on_failure: str | OnFailure = "abstain",
 ) -> Reward:
     """Lifts a list-style function, as TRL and Tunix take them, to a reward.
 
@@ -72,7 +81,10 @@ def from_lists(
         of one prompt follow each other and prompts and column values are repeated. It gets the arguments it names,
         or every column where it takes `**kwargs`. A None in its list abstains.
       name: Name of the part in metrics; by default that of the function.
-      bounds: Least and greatest value, infinite by default. Given, they are enforced.
+      bounds: Least and greatest value, by default those the grader declares, else infinite. They
+        are enforced.
+      run: As in `per_completion`; the whole batch is one call.
+      on_failure: As in `per_completion`.
 
     Returns:
       A reward with one part. An exception inside the function marks the whole batch as failed, with the reason.
@@ -82,30 +94,26 @@ def from_lists(
         or holds NaN, an infinity or a value out of bounds.
       TypeError: When called: the result is not a list, or an entry is not a number.
     """
-    label = name or _name_of(function)
-    limits = _checked_bounds(label, bounds)
+    label = name or name_of(function)
+    limits, policy = _bounds_of(label, function, bounds), on_failure_policy(on_failure)
     parameters = _parameters(function, label)
+    function, runner = _placed(function, run)
 
     def score(rollouts: Rollouts) -> Score:
-        sheet = _Sheet.blank(label, limits, rollouts.shape)
-        arguments = _flat_arguments(parameters, rollouts, label)
-        try:
-            values = function(**arguments)
-        except Exception as error:  # A user's function may raise anything; the reason is kept.
-            for prompt, member in np.ndindex(rollouts.shape):
-                sheet.fail(prompt, member, error)
-            return sheet.score()
-        for (prompt, member), value in zip(
-            np.ndindex(rollouts.shape), _checked_list(values, rollouts, label), strict=True
-        ):
-            sheet.enter(prompt, member, value)
-        return sheet.score()
+        call = (), _flat_arguments(parameters, rollouts, label)
+        results = run_calls(runner, function, [call], policy)
+        return part_score(label, limits, rollouts.shape, _spread(results, math.prod(rollouts.shape), rollouts, label))
 
     return Reward(label, score, limits)
 
 
 def as_reward(
-    function: Reward | Callable[..., Any], *, name: str | None = None, bounds: tuple[float, float] | None = None
+    function: Reward | Callable[..., Any],
+    *,
+    name: str | None = None,
+    bounds: tuple[float, float] | None = None,
+    run: Runner | None = None,
+    on_failure: str | OnFailure = "abstain",
 ) -> Reward:
     """Makes a reward of any supported kind of function, told apart by the names of its parameters.
 
@@ -120,7 +128,10 @@ def as_reward(
           `(response, ground_truth)` and `(response, **columns)` all work. A parameter with a default is left out
           where its column is missing.
       name: Name of the part in metrics; by default that of the function.
-      bounds: Least and greatest value, infinite by default. Given, they are enforced.
+      bounds: Least and greatest value, by default those the grader declares, else infinite. They
+        are enforced.
+      run: As in `per_completion`.
+      on_failure: As in `per_completion`.
 
     Returns:
       A reward; it fails, abstains and refuses values as that of `per_completion` does.
@@ -132,111 +143,63 @@ def as_reward(
         return function
     if not callable(function):
         raise TypeError(f"as_reward takes a function or a Reward, got {function!r:.80} ({type(function).__name__})")
-    label = name or _name_of(function)
+    label = name or name_of(function)
     parameters = _parameters(function, label)
     if "completions" in parameters:
-        return from_lists(function, name=label, bounds=bounds)
+        return from_lists(function, name=label, bounds=bounds, run=run, on_failure=on_failure)
     if next(iter(parameters), None) not in _RESPONSE_NAMES:
         raise TypeError(
             f"reward `{label}` takes ({', '.join(parameters)}); make it (response, ground_truth), "
             "(response, prompt, metadata) or (prompts, completions, **columns), or lift it with per_completion"
         )
-    limits = _checked_bounds(label, bounds)
+    limits, policy = _bounds_of(label, function, bounds), on_failure_policy(on_failure)
     wanted = list(parameters.values())[1:]
 
-    def arguments(rollouts: Rollouts) -> Callable[[int], tuple[list[Any], dict[str, Any]]]:
-        return lambda prompt: ([], _row_arguments(wanted, rollouts, prompt, label))
+    def arguments(rollouts: Rollouts) -> Callable[[int], Call]:
+        return lambda prompt: ((), _row_arguments(wanted, rollouts, prompt, label))
 
-    return Reward(label, functools.partial(_grade_each, function, arguments, label, limits), limits)
+    score = functools.partial(_grade_each, *_placed(function, run), arguments, label, limits, policy)
+    return Reward(label, score, limits)
 
 
 # --- Grading ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """The entries of one part while they are being filled in."""
-
-    name: str
-    bounds: Bounds
-    values: np.ndarray
-    outcomes: np.ndarray
-    failures: list[Failure]
-
-    @classmethod
-    def blank(cls, name: str, bounds: Bounds, shape: tuple[int, int]) -> "_Sheet":
-        outcomes = np.full(shape, Outcome.ABSTAINED, np.int8)
-        return cls(name, bounds, np.full(shape, np.nan, np.float32), outcomes, [])
-
-    def enter(self, prompt: int, member: int, value: Any) -> None:
-        """Writes down what a grader returned, after checking it."""
-        if value is None:
-            return
-        self.values[prompt, member] = self._checked(value, f"for prompt {prompt}, completion {member}")
-        self.outcomes[prompt, member] = Outcome.GRADED
-
-    def fail(self, prompt: int, member: int, error: Exception) -> None:
-        self.outcomes[prompt, member] = Outcome.FAILED
-        self.failures.append(Failure(self.name, prompt, member, f"{type(error).__name__}: {error}"[:200]))
-
-    def score(self) -> Score:
-        valid = self.outcomes == Outcome.GRADED
-        return Score(
-            value=np.where(valid, self.values, np.float32(0)),
-            valid=valid,
-            parts={self.name: self.values},
-            outcomes={self.name: self.outcomes},
-            failures=tuple(self.failures),
-        )
-
-    def _checked(self, value: Any, where: str) -> float:
-        got = f"reward `{self.name}` returned {value!r:.80}"
-        if not is_number(value):
-            kind = type(value).__name__
-            raise TypeError(f"{got} ({kind}) {where}; return one number, or None to abstain")
-        number = _as_float(value)
-        if not abs(number) <= _LARGEST:  # NaN as well
-            raise ValueError(f"{got} {where}, no finite float32 number; return None to abstain")
-        if not self.bounds.low <= number <= self.bounds.high:
-            low, high = self.bounds
-            raise ValueError(f"{got} {where}, outside its bounds [{low:g}, {high:g}]; widen bounds= or mend the reward")
-        return number
+def _placed(function: Callable[..., Any], run: Runner | None) -> tuple[Callable[..., Any], Runner]:
+    """The function to call and where: coroutines in an event loop, anything else in this thread if nothing is said."""
+    if run is not None:
+        return function, run
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        return function, asynchronous()
+    # In this thread the arguments are known to be scalars, and a universal grader need not look.
+    return getattr(function, "each", function), inline
 
 
 def _grade_each(
     grader: Callable[..., Any],
-    arguments: Callable[[Rollouts], Callable[[int], tuple[list[Any], dict[str, Any]]]],
+    run: Runner,
+    arguments: Callable[[Rollouts], Callable[[int], Call]],
     name: str,
     bounds: Bounds,
+    policy: OnFailure,
     rollouts: Rollouts,
 ) -> Score:
     """Calls a grader on every completion, with the further arguments of its prompt."""
-    sheet = _Sheet.blank(name, bounds, rollouts.shape)
     of_prompt = arguments(rollouts)
+    calls: list[Call] = []
     for prompt, group in enumerate(rollouts.completions):
         positional, named = of_prompt(prompt)
-        for member, completion in enumerate(group):
-            try:
-                value = grader(completion, *positional, **named)
-            except Exception as error:  # A user's grader may raise anything; the reason is kept.
-                sheet.fail(prompt, member, error)
-            else:
-                sheet.enter(prompt, member, value)
-    return sheet.score()
+        calls += [((completion, *positional), named) for completion in group]
+    return part_score(name, bounds, rollouts.shape, run_calls(run, grader, calls, policy))
 
 
-def is_number(value: Any) -> bool:
-    """Whether the value is one real number: Python's, NumPy's, or an array without axes."""
-    if isinstance(value, bool | int | float | Real | Decimal):
-        return True
-    return getattr(value, "ndim", None) == 0 and not isinstance(value, str | bytes) and not np.iscomplexobj(value)
-
-
-def _as_float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # an integer beyond the range of floats
-        return math.inf
+def _spread(results: Results, count: int, rollouts: Rollouts, name: str) -> Results:
+    """The results of one call over all completions, as one result each."""
+    seconds = [results.seconds[0] / max(count, 1)] * count
+    if results.problems:
+        return Results([None] * count, dict.fromkeys(range(count), results.problems[0]), seconds)
+    values = _checked_list(results.values[0], rollouts, name)
+    return Results(values.tolist() if hasattr(values, "tolist") else list(values), {}, seconds)
 
 
 def _checked_list(values: Any, rollouts: Rollouts, name: str) -> Any:
@@ -254,7 +217,7 @@ def _checked_list(values: Any, rollouts: Rollouts, name: str) -> Any:
 # --- Arguments --------------------------------------------------------------------------------------------------------
 
 
-def _column(rollouts: Rollouts, column: str, name: str) -> Sequence[Any]:
+def column_of(rollouts: Rollouts, column: str, name: str) -> Sequence[Any]:
     if column in rollouts.columns:
         return rollouts.columns[column]
     known = sorted(rollouts.columns)
@@ -291,7 +254,7 @@ def _flat_arguments(parameters: Mapping[str, inspect.Parameter], rollouts: Rollo
         if key in given:
             arguments[key] = given[key]
         elif parameter.default is parameter.empty or key in rollouts.columns:
-            arguments[key] = repeated(_column(rollouts, key, name))
+            arguments[key] = repeated(column_of(rollouts, key, name))
     return arguments
 
 
@@ -309,21 +272,19 @@ def _row_arguments(wanted: Sequence[inspect.Parameter], rollouts: Rollouts, prom
         elif key in given:
             arguments[key] = given[key]
         elif parameter.kind is not parameter.VAR_POSITIONAL and (parameter.default is parameter.empty or key in row):
-            arguments[key] = _column(rollouts, "answer" if key == "ground_truth" else key, name)[prompt]
+            arguments[key] = column_of(rollouts, "answer" if key == "ground_truth" else key, name)[prompt]
     return arguments
 
 
-def _name_of(function: Callable[..., Any]) -> str:
+def _bounds_of(name: str, function: Callable[..., Any], bounds: tuple[float, float] | None) -> Bounds:
+    """Bounds as given, else as the function or what a partial wraps declares them."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return checked_bounds(name, bounds if bounds is not None else getattr(function, "bounds", None))
+
+
+def name_of(function: Callable[..., Any]) -> str:
     """A name for metrics: of the function, of what a partial wraps, or of the object's class."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__).strip("<>")
-
-
-def _checked_bounds(name: str, bounds: tuple[float, float] | None) -> Bounds:
-    if bounds is None:
-        return UNBOUNDED
-    low, high = map(float, bounds)
-    if not low <= high:
-        raise ValueError(f"the bounds of reward `{name}` are ({low:g}, {high:g}); give the lower one first")
-    return Bounds(low, high)

@@ -61,11 +61,32 @@ def quantity(text: str) -> Quantity | None:
         return None
     if bare.isdigit() and bare.isascii():
         return Quantity(Decimal(bare))
-    match = _QUANTITY.fullmatch(_plain(_unwrapped(bare)))
+    plain = _plain(_unwrapped(bare))
+    if plain.endswith(")"):
+        return _repeated_in_words(plain)
+    match = _QUANTITY.fullmatch(plain)
     if match is None or (match["sign"] and match["inner_sign"]) or not _is_unit(match["gap"], match["unit"]):
         return None
     value = _value(match)
     return None if value is None else Quantity(value, bool(match["percent"]))
+
+
+def within(stated: str, reference: str, tolerance: float) -> bool:
+    """Whether a text names a number that differs from the reference's by at most a share of the reference.
+
+    Args:
+      stated: The text to judge.
+      reference: The reference answer.
+      tolerance: Greatest difference as a fraction of the reference's size; a reference of 0 has to be met exactly.
+
+    Returns:
+      False where either text does not name one number, or only one of them is a percentage.
+    """
+    found, wanted = quantity(stated), quantity(reference)
+    if found is None or wanted is None or found.percent != wanted.percent:
+        return False
+    target = Fraction(wanted.value)
+    return abs(Fraction(found.value) - target) <= Fraction(tolerance) * abs(target)
 
 
 # --- Layers around the number -----------------------------------------------------------------------------------------
@@ -75,6 +96,7 @@ _WRAPPERS = (
     ("__", "__"),
     ("*", "*"),
     ("_", "_"),
+    ("```", "```"),
     ("`", "`"),
     ("$$", "$$"),
     ("$", "$"),
@@ -83,10 +105,15 @@ _WRAPPERS = (
     ('"', '"'),
     ("'", "'"),
     ("“", "”"),
-    *((f"\\{command}{{", "}") for command in ("boxed", "text", "textbf", "mathbf", "mathrm")),
+    ("‘", "’"),
+    *(
+        (f"\\{command}{{", "}")
+        for command in ("boxed", "fbox", "text", "textrm", "textbf", "textit", "mathbf", "mathrm", "mathit", "mbox")
+    ),
 )
 _STATEMENT = re.compile(
-    r"(?P<mark>\*\*|__|)(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b(?:\s*:)?|\s*[:=])(?P=mark)\s*(?=\S)",
+    r"(?P<mark>\*\*|__|)(?:(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b(?:\s*:)?|\s*[:=])|A:|\#{2,4}\s)"
+    r"(?P=mark)\s*(?=\S)",
     re.IGNORECASE,
 )
 
@@ -137,21 +164,25 @@ _REWRITES = (
     *((times, "*") for times in ("\\times", "\\cdot", "×", "·")),
     *((circle, "°") for circle in ("^{\\circ}", "^\\circ")),
     ("\\ ", " "),
-    *((thin, "\u2009") for thin in ("\\,", "\\;", "\u00a0", "\u202f")),
+    ("{~", "{"),
+    *((thin, "\u2009") for thin in ("\\,", "\\;", "\\:", "\u00a0", "\u202f")),
     ("²", "^2"),
     ("³", "^3"),
     ("^{2}", "^2"),
     ("^{3}", "^3"),
 )
-_TEXT_COMMAND = re.compile(r"\\(?:text|textrm|textbf|mathrm|mathbf)\{([^{}]*)\}")
+TIE = re.compile(r"(?<=[0-9}])~(?=\\(?:text|mathrm|mbox))")
+"""The space that LaTeX does not break, before a unit: at any other place `~` says `about`."""
+_TEXT_COMMAND = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox)\{([^{}]*)\}")
 _MARKED_NUMBER = re.compile(r"\A(\*\*|__|\*|`|\$)([^*_`$]+)\1(?=\s)")
-_UNMARKED = re.compile(r"[^\\{}²³°×·$%^\u00a0\u202f\u2013\u2212\ufe63*_`]*")
+_UNMARKED = re.compile(r"[^\\{}²³°×·$%^~\u00a0\u202f\u2013\u2212\ufe63*_`]*")
 
 
 def _plain(text: str) -> str:
     """Rewrites LaTeX and typographic signs to the plain ones of the grammar."""
     if _UNMARKED.fullmatch(text):
         return text
+    text = TIE.sub(" ", text)
     for written, plain in _REWRITES:
         text = text.replace(written, plain)
     text = _TEXT_COMMAND.sub(r" \1", text)
@@ -209,6 +240,41 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
     return int(match["whole"]) + Fraction(over, under) if 0 <= over < under else None
 
 
+# --- Numbers in words -------------------------------------------------------------------------------------------------
+
+_ONES = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SPELLED = {word: value for value, word in enumerate(_ONES.split())}
+_SPELLED |= {word: 10 * tens for tens, word in enumerate(_TENS.split(), 2)}
+_SPELLED_POWERS = {"thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
+
+
+def _repeated_in_words(text: str) -> Quantity | None:
+    """The number of `12 (twelve)`, which the words have to confirm."""
+    figure, _, words = text[:-1].rpartition("(")
+    spelled = _spelled(words.casefold().replace("-", " ").split())
+    if spelled is None:
+        return None
+    found = quantity(figure)
+    return found if found == Quantity(Decimal(spelled)) else None
+
+
+def _spelled(words: list[str]) -> int | None:
+    """The whole number that English words spell; None where another word is among them."""
+    total = current = 0
+    for word in words:
+        if word in _SPELLED:
+            current += _SPELLED[word]
+        elif word == "hundred":
+            current *= 100
+        elif word in _SPELLED_POWERS:
+            total, current = total + current * _SPELLED_POWERS[word], 0
+        elif word != "and":
+            return None
+    return total + current if words else None
+
+
 # --- Units ------------------------------------------------------------------------------------------------------------
 
 
@@ -218,9 +284,10 @@ def _words(text: str) -> frozenset[str]:
 
 _SYMBOLS = _words("""
 mm cm m km in ft yd mi g kg mg lb lbs oz t s sec secs ms min mins h hr hrs d l L ml mL dl cl N J W kW V A Hz kHz
+am pm AM PM
 MHz GHz Pa kPa KB MB GB TB mph kph kmh km/h m/s ft/s °C °F ° C F rpm cal kcal kWh USD EUR GBP € £ ¥ ₹ ¢ $
 """)
-_SMALL_WORDS = frozenset(("a", "an", "of"))
+_SMALL_WORDS = frozenset(("a", "an", "of", "on"))
 # Words that change the value, hedge, deny, compare, or name another number.
 _NOT_UNITS = _words("""
 hundred hundreds thousand thousands million millions billion billions trillion trillions quadrillion
@@ -229,20 +296,27 @@ lakhs crore crores dozen dozens gross half halves third thirds fourth fourths fi
 sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths percent percentage
 percentages pct squared cubed factorial root power modulo mod remainder
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
+eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety ten tens ones millionth millionths
+mil mill mils bil bln mln tril grand thou thousandfold hundredfold tenfold twofold threefold fold twice double
+doubled triple tripled quadruple thrice recurring repeating repeated basis base binary hexadecimal hex octal choose
+imaginary score hundredweight
 and but nor not never none neither either maybe perhaps possibly probably likely unlikely approximately approx
 about around roughly nearly almost circa unsure unknown guess think except without unless else plus minus times
 multiplied divided over under above below than least most minimum maximum max between through until from with
 was were are isnt equal equals equivalent would could might may should can cannot does did wrong false incorrect
 negative positive inverse reciprocal opposite otherwise instead rather versus
+ish kinda sorta hopefully presumably supposedly apparently seemingly allegedly potentially conceivably arguably
+actually wait sorry oops nope untrue lie lies mistaken mistake error errors invalid unclear undefined infinite
+infinity doubt doubtful unless suppose assume assuming estimated estimate estimation rounded near nearby exceeding
+beyond upwards downwards either doesnt dont didnt wont wasnt arent cannot whichever whatever something
 """)
 
 
 def _is_unit(gap: str, unit: str | None) -> bool:
     """Whether what follows the number only says what is counted.
 
-    Written onto the number (`42cm`), only a known symbol is one: `42k`, `42x` and `42m2` are other values. After a
-    space up to five words are, unless one of them could change the value.
+    Written onto the number (`42cm`), only a known symbol is one: `42k`, `42x` and `42m2` are other values. After it,
+    or after a space, up to five words are, unless one of them could change the value.
     """
     if unit is None:
         return True
@@ -251,10 +325,8 @@ def _is_unit(gap: str, unit: str | None) -> bool:
         return _are_words(unit[1:].split())
     if _without_power(unit) in _SYMBOLS:
         return True
-    first, slash, rest = unit.partition("/")
-    if not gap:
-        return bool(slash) and _without_power(first) in _SYMBOLS and _are_words(rest.split())
-    return _are_words(unit.replace("/", " ").split())
+    words = unit.replace("/", " ").split()
+    return _are_words(words) and (bool(gap) or _without_power(words[0]) in _SYMBOLS)
 
 
 def _are_words(words: list[str]) -> bool:

@@ -1,0 +1,396 @@
+"""A reward tried out before training: on right and wrong answers, and on what a policy might write instead.
+
+Nothing here knows how a reward works. It is called on texts whose worth is known, and what it says is compared: a probe
+that states no right answer and still earns more than a plainly wrong one is an exploit that training will find.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import cloudpickle
+import numpy as np
+
+from agent_tunix.batching import text_rollouts
+from agent_tunix.contributions import Contributions, contributions
+from agent_tunix.rewards import flat_groups
+from agent_tunix.types import Bounds, Outcome, Reward, Rollouts, Row, Score
+
+SLOW_S = 0.05
+"""A call that takes longer than this, in the median, is worth running in processes."""
+CHARACTERS_PER_TOKEN = 4
+"""There is no tokenizer here; rewards that look at lengths get this estimate."""
+SOLVE_RATES = (0.01, 0.1, 0.5, 0.9)
+MARGIN = 0.1
+"""An exploit closes more than this fraction of the way from a wrong answer's reward to a right one's."""
+
+Style = Callable[[str], str]
+
+STYLES: Mapping[str, Style] = {
+    "tags": lambda answer: f"<answer>{answer}</answer>",
+    "reasoning and tags": lambda answer: f"<reasoning>Step by step.</reasoning>\n<answer>{answer}</answer>",
+    "hashes": lambda answer: f"Step by step.\n#### {answer}",
+    "sentence": lambda answer: f"Step by step. The answer is {answer}.",
+    "box": lambda answer: f"Step by step. \\boxed{{{answer}}}",
+}
+"""Ways of stating an answer; the one that a reward pays best for is the one its references are written in."""
+
+
+class Probe(NamedTuple):
+    """A kind of text that deserves no more than a wrong answer.
+
+    Attributes:
+      name: For people.
+      write: `(prompt, right answer, wrong answer, style) -> completion`.
+    """
+
+    name: str
+    write: Callable[[str, str, str, Style], str]
+
+
+PROBES: tuple[Probe, ...] = (
+    Probe("empty", lambda prompt, right, wrong, style: ""),
+    Probe("only whitespace", lambda prompt, right, wrong, style: " \n" * 20),
+    Probe("no answer in the format", lambda prompt, right, wrong, style: style("")),
+    Probe("very long", lambda prompt, right, wrong, style: "word and " * 2_000),
+    Probe("repeated wrong answer", lambda prompt, right, wrong, style: style(wrong) * 50),
+    Probe("tag-stuffed", lambda prompt, right, wrong, style: "<answer>" * 500 + "</answer>" * 500),
+    Probe("gold echoed, wrong answer stated", lambda prompt, right, wrong, style: f"{right} {right}\n{style(wrong)}"),
+    Probe("gold in a list", lambda prompt, right, wrong, style: style(f"{wrong}, {right}")),
+    Probe("gold or another", lambda prompt, right, wrong, style: style(f"{right} or {wrong}")),
+    Probe("gold denied", lambda prompt, right, wrong, style: style(f"not {right}")),
+    Probe("gold in a comment", lambda prompt, right, wrong, style: style(f"{wrong}<!-- {right} -->")),
+    Probe("gold as a bound", lambda prompt, right, wrong, style: style(f"> {right}")),
+    Probe("gold stated, then a wrong answer", lambda prompt, right, wrong, style: f"{style(right)}\n{style(wrong)}"),
+    Probe("boxes, the last one wrong", lambda prompt, right, wrong, style: f"\\boxed{{{right}}} \\boxed{{{wrong}}}"),
+    Probe("every small number", lambda prompt, right, wrong, style: style(" ".join(map(str, range(200))))),
+    Probe("prompt copied", lambda prompt, right, wrong, style: prompt),
+    Probe("prompt copied into the answer", lambda prompt, right, wrong, style: style(prompt)),
+    Probe("code that exits", lambda prompt, right, wrong, style: "```python\nimport os\nos._exit(0)\n```"),
+)  # fmt: skip
+
+
+class Finding(NamedTuple):
+    """Something to act on.
+
+    Attributes:
+      level: `error` or `warning`; errors would spoil a run.
+      message: What was seen and what to do.
+    """
+
+    level: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """What was seen of a reward.
+
+    Attributes:
+      name: Of the reward.
+      rows: How many rows were tried.
+      group_size: Completions per group that the flat shares are for.
+      bounds: Declared bounds, infinite where none are.
+      observed: Least and greatest value seen.
+      latency_s: `p50`, `p95` and `max` of one completion, over all texts.
+      deterministic: Whether scoring again gave the same.
+      picklable: Whether its graders can be sent to worker processes.
+      style: The way of stating an answer that the reward pays best for.
+      right: Mean reward of right answers in that style; nan without reference answers.
+      wrong: Mean reward of wrong answers in that style.
+      probes: Mean reward of every probe.
+      components: What each component contributes, over right, wrong and demonstrated answers.
+      flat_share: Expected share of flat groups at each solve rate, if right and wrong were all that differs.
+      findings: Errors first.
+    """
+
+    name: str
+    rows: int
+    group_size: int
+    bounds: Bounds
+    observed: tuple[float, float]
+    latency_s: dict[str, float]
+    deterministic: bool
+    picklable: bool
+    style: str
+    right: float
+    wrong: float
+    probes: dict[str, float]
+    components: Contributions
+    flat_share: dict[float, float]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no error was found."""
+        return all(finding.level != "error" for finding in self.findings)
+
+
+def preflight(reward: Reward, rows: Sequence[Row], *, group_size: int = 8) -> Preflight:
+    """Tries a reward on rows of a dataset.
+
+    Args:
+      reward: The reward.
+      rows: At least two, with a column `answer` for all but the plainest checks.
+      group_size: Completions per prompt in training.
+
+    Returns:
+      What was seen; the reward's own exceptions become findings.
+
+    Raises:
+      ValueError: Fewer than two rows.
+    """
+    if len(rows) < 2:
+        raise ValueError(
+            f"preflight got {len(rows)} rows; give at least two, whose answers are each other's wrong ones"
+        )
+    texts = _texts(rows)
+    try:
+        score, seconds = _timed(reward, _rollouts(rows, texts))
+        again = reward(_rollouts(rows, texts))
+    except Exception as error:  # whatever a user's reward raises is the finding
+        return _broken(reward, rows, group_size, error)
+    means = {name: _mean(score.value[:, index], score.valid[:, index]) for index, name in enumerate(texts)}
+    style = max(STYLES, key=lambda name: (_or_low(means[f"right, {name}"]), name == "tags"))
+    right, wrong = means[f"right, {style}"], means[f"wrong, {style}"]
+    probes = {probe.name: means[f"{probe.name}, {style}"] for probe in PROBES}
+    plain = [index for index, name in enumerate(texts) if name.startswith(("right", "wrong", "demonstration"))]
+    result = Preflight(
+        name=reward.name,
+        rows=len(rows),
+        group_size=group_size,
+        bounds=reward.bounds,
+        observed=_range(score),
+        latency_s=_latency(score, seconds),
+        deterministic=_equal(score, again),
+        picklable=_is_picklable(reward),
+        style=style,
+        right=right,
+        wrong=wrong,
+        probes=probes,
+        components=_contributions(score, plain),
+        flat_share={rate: rate**group_size + (1 - rate) ** group_size for rate in SOLVE_RATES},
+        findings=(),
+    )
+    findings = [*_findings(result), *_failed(score, list(texts)), *_all_flat(score, plain)]
+    return dataclasses.replace(result, findings=tuple(sorted(findings, key=lambda finding: finding.level)))
+
+
+def table(result: Preflight) -> str:
+    """The result as plain text."""
+    low, high = result.bounds
+    lines = [
+        f"reward `{result.name}` on {result.rows} rows, group size {result.group_size}",
+        f"  range seen            {result.observed[0]:g} to {result.observed[1]:g}, declared {low:g} to {high:g}",
+        "  seconds a completion  "
+        + ", ".join(f"{name} {_duration(value)}" for name, value in result.latency_s.items()),
+        f"  deterministic         {_yes(result.deterministic)}",
+        f"  runs in processes     {_yes(result.picklable)}",
+        f"  right answer          {result.right:.3f}   (stated as: {result.style})",
+        f"  wrong answer          {result.wrong:.3f}",
+        "",
+        f"{'component':<28} {'weight':>8} {'of the mean':>12} {'of the advantage':>17}",
+        *(
+            f"{name:<28} {part.weight:8.3f} {part.of_mean:12.1%} {part.of_advantage:17.1%}"
+            for name, part in result.components.parts.items()
+        ),
+        "",
+        f"{'probe':<36} {'reward':>8}",
+        *(f"{name:<36} {value:8.3f}" for name, value in result.probes.items()),
+        "",
+        f"expected flat groups of {result.group_size}, if only right and wrong differ:",
+        "  " + ", ".join(f"{share:.0%} at solve rate {rate:g}" for rate, share in result.flat_share.items()),
+        "",
+        *(f"{finding.level}: {finding.message}" for finding in result.findings),
+    ]
+    return "\n".join([*lines, "" if result.findings else "nothing found"]).rstrip()
+
+
+def to_json(result: Preflight) -> dict[str, Any]:
+    """The result as nested plain values."""
+    components = {name: part._asdict() for name, part in result.components.parts.items()}
+    return dataclasses.asdict(result) | {
+        "bounds": list(result.bounds),
+        "ok": result.ok,
+        "components": {"parts": components, "explained": result.components.explained},
+        "flat_share": {str(rate): share for rate, share in result.flat_share.items()},
+        "findings": [finding._asdict() for finding in result.findings],
+    }
+
+
+# --- Texts ------------------------------------------------------------------------------------------------------------
+
+
+def _texts(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """By name, one completion for every row."""
+    right = [str(row.get("answer", "")) for row in rows]
+    wrong = [_other(right, index) for index in range(len(rows))]
+    texts = {}
+    for name, style in STYLES.items():
+        texts[f"right, {name}"] = [style(answer) for answer in right]
+        texts[f"wrong, {name}"] = [style(answer) for answer in wrong]
+        for probe in PROBES:
+            texts[f"{probe.name}, {name}"] = [
+                probe.write(row["prompt"], good, bad, style) for row, good, bad in zip(rows, right, wrong, strict=True)
+            ]
+    if all(row.get("demonstration") for row in rows):
+        texts["demonstration"] = [row["demonstration"] for row in rows]
+    return texts
+
+
+def _other(answers: Sequence[str], index: int) -> str:
+    """The next answer that differs; one that cannot be right where all are the same."""
+    following = [*answers[index + 1 :], *answers[:index]]
+    return next((answer for answer in following if answer != answers[index]), f"{answers[index]}1")
+
+
+def _rollouts(rows: Sequence[Row], texts: Mapping[str, Sequence[str]]) -> Rollouts:
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("prompt", "demonstration"))
+    completions = [list(column) for column in zip(*texts.values(), strict=True)]
+    return text_rollouts(
+        [row["prompt"] for row in rows],
+        completions,
+        {name: [row.get(name) for row in rows] for name in names},
+        lengths=np.array([[1 + len(text) // CHARACTERS_PER_TOKEN for text in group] for group in completions]),
+    )
+
+
+# --- Measurements -----------------------------------------------------------------------------------------------------
+
+
+def _timed(reward: Reward, rollouts: Rollouts) -> tuple[Score, float]:
+    started = time.perf_counter()
+    score = reward(rollouts)
+    return score, time.perf_counter() - started
+
+
+def _latency(score: Score, seconds: float) -> dict[str, float]:
+    """Per completion, all parts together; an average where parts were not timed one by one."""
+    timed = [np.asarray(part, np.float64) for part in score.seconds.values()]
+    each = np.nansum(timed, axis=0) if timed else np.full(score.value.shape, seconds / score.value.size)
+    return {
+        "p50": float(np.percentile(each, 50)),
+        "p95": float(np.percentile(each, 95)),
+        "max": float(each.max()),
+    }
+
+
+def _contributions(score: Score, columns: Sequence[int]) -> Contributions:
+    parts = {name: np.asarray(part)[:, columns] for name, part in score.parts.items()}
+    return contributions(score.value[:, columns], score.valid[:, columns], parts)
+
+
+def _mean(values: np.ndarray, valid: np.ndarray) -> float:
+    return float(values[valid].mean()) if valid.any() else math.nan
+
+
+def _or_low(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+def _range(score: Score) -> tuple[float, float]:
+    values = np.asarray(score.value)[np.asarray(score.valid)]
+    return (float(values.min()), float(values.max())) if values.size else (math.nan, math.nan)
+
+
+def _equal(score: Score, again: Score) -> bool:
+    return np.array_equal(score.value, again.value) and np.array_equal(score.valid, again.valid)
+
+
+def _is_picklable(reward: Reward) -> bool:
+    try:
+        cloudpickle.dumps(reward.score)
+    except Exception:  # pickling runs the user's own code
+        return False
+    return True
+
+
+# --- Findings ---------------------------------------------------------------------------------------------------------
+
+
+def _findings(result: Preflight) -> Iterable[Finding]:
+    """What follows from the numbers."""
+    if math.isnan(result.right):
+        yield Finding("error", "it gave no right answer a value, in any of the ways an answer can be stated")
+    elif not result.right > result.wrong:
+        yield Finding(
+            "error",
+            f"a right answer earns {result.right:.3f} and a wrong one {result.wrong:.3f}; check the column the reward "
+            "reads and the format it expects",
+        )
+    else:
+        yield from _exploits(result)
+    if not result.deterministic:
+        yield Finding("warning", "scoring the same texts again gave other values; a resumed run will differ")
+    if not all(map(math.isfinite, result.bounds)):
+        yield Finding(
+            "warning", "its bounds are not declared; pass bounds=(low, high) so that values outside are refused"
+        )
+    if result.latency_s["p50"] > SLOW_S:
+        yield Finding("warning", f"a call takes {_duration(result.latency_s['p50'])}; add reward.run=processes")
+    for name, part in result.components.parts.items():
+        if abs(part.of_advantage) < 0.01:
+            yield Finding("warning", f"`{name}` makes up less than 1 % of the advantage on these texts")
+
+
+def _exploits(result: Preflight) -> Iterable[Finding]:
+    gap = result.right - result.wrong
+    for name, value in result.probes.items():
+        gained = (value - result.wrong) / gap
+        if gained > MARGIN:
+            yield Finding(
+                "error" if gained >= 0.5 else "warning",
+                f"exploit: `{name}` earns {value:.3f}, {gained:.0%} of the way from a wrong answer "
+                f"({result.wrong:.3f}) to a right one ({result.right:.3f})",
+            )
+
+
+def _failed(score: Score, names: Sequence[str]) -> Iterable[Finding]:
+    """One finding for each part and reason."""
+    counts: dict[tuple[str, str], list[str]] = {}
+    for failure in score.failures:
+        counts.setdefault((failure.part, failure.reason), []).append(names[failure.completion_index])
+    for (part, reason), where in counts.items():
+        yield Finding("error", f"`{part}` failed on {len(where)} texts, first on `{where[0]}`: {reason}")
+    for part, outcomes in score.outcomes.items():
+        abstained = float((np.asarray(outcomes) == Outcome.ABSTAINED).mean())
+        if abstained == 1.0:
+            yield Finding("error", f"`{part}` abstained on every text")
+
+
+def _all_flat(score: Score, columns: Sequence[int]) -> Iterable[Finding]:
+    plain = dataclasses.replace(score, value=score.value[:, columns], valid=score.valid[:, columns])
+    if flat_groups(plain).all():
+        yield Finding("error", "it gives all answers to a prompt the same value, so there is nothing to learn from")
+
+
+def _broken(reward: Reward, rows: Sequence[Row], group_size: int, error: Exception) -> Preflight:
+    """The result for a reward that does not give a score at all."""
+    nothing = (math.nan, math.nan)
+    return Preflight(
+        name=reward.name,
+        rows=len(rows),
+        group_size=group_size,
+        bounds=reward.bounds,
+        observed=nothing,
+        latency_s={},
+        deterministic=False,
+        picklable=_is_picklable(reward),
+        style="tags",
+        right=math.nan,
+        wrong=math.nan,
+        probes={},
+        components=Contributions({}, math.nan),
+        flat_share={},
+        findings=(Finding("error", f"it raised {type(error).__name__}: {error}"),),
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "NO"

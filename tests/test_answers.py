@@ -1,0 +1,812 @@
+"""Stated answers of real completions and of attacks, and equality as mathematics."""
+
+import functools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_tunix import rewards, text
+from agent_tunix.rewards._latex import form
+from agent_tunix.rewards._numbers import answer_key
+from agent_tunix.rewards._symbolic import same
+
+# --- What models write ------------------------------------------------------------------------------------------------
+
+SAYS_EIGHTEEN = [
+    "16 - 3 - 4 = 9, 9 * 2 = 18\nA: 18",
+    "A: 18.",
+    "A: $18",
+    "A: 18 (eighteen)",
+    "A: 18.00",
+    "a: 18",
+    "**A:** 18",
+    "Answer: 18 eggs.",
+    "Answer: $18 per day",
+    "ANSWER: 18",
+    "Final answer: 18",
+    "**Final Answer:** 18",
+    "**Final Answer**: $18",
+    "**Final Answer: 18**",
+    "### Final Answer: 18",
+    "### Final Answer\n18",
+    "## Answer\n\n**18**",
+    "**Answer**\n\n$18",
+    "The answer is:\n\n18",
+    "*Answer*: 18",
+    "> Answer: 18",
+    "- **Answer:** $18",
+    "**The answer is 18.**",
+    "Ans: 18",
+    "#### 18",
+    "####18",
+    "#### 18 dollars",
+    "#### $18",
+    "#### 18.\n",
+    "#### **18**",
+    "#### \\boxed{18}",
+    "#### 18</s>",
+    "#### 18<|im_end|>\n<|endoftext|>",
+    "#### Step 1: eggs\n16 - 7 = 9\n#### Step 2: price\n9 * 2 = 18\nThe answer is 18.",
+    "#### Final Answer\nThe final answer is 18",
+    "The answer is 18",
+    "The answer is **18** dollars.",
+    "The answer is: 18.",
+    "The answer is $18$.",
+    "So the answer is $18.",
+    "Therefore, the answer is: **18**",
+    "She makes 9 * 2 = 18. The answer is 18.",
+    "She makes 9 * 2 = $18, so the answer is 18.",
+    "She has 9 eggs, and therefore the final answer is $18.",
+    "The answer is 18.<|eot_id|>",
+    "Final Answer: The final answer is $18$. I hope it is correct.",
+    "The final answer is $\\boxed{18}$. I hope it is correct.",
+    "The final answer is \\(\\boxed{18}\\).",
+    "$$\\boxed{18}$$",
+    "\\[ \\boxed{18} \\]",
+    "\\boxed{18\\text{ dollars}}",
+    "\\boxed{18 \\, \\text{dollars}}",
+    "\\boxed{\\$18}",
+    "\\boxed{\\$18.00}",
+    "\\boxed{\\text{18 dollars}}",
+    "\\boxed{\\textbf{18}}",
+    "\\boxed{18 \\mathrm{~cm}}",
+    "\\boxed{18~\\text{km}}",
+    "\\boxed {18}",
+    "\\fbox{18}",
+    "$\\boxed{18}$ dollars per day",
+    "\\boxed{41} no, \\boxed{18}",
+    "<answer>18</answer>",
+    "<answer>\n18\n</answer>",
+    "<answer>$18</answer>",
+    "<answer>\\boxed{18}</answer>",
+    "<answer>$\\boxed{18}$</answer>",
+    "<answer>The answer is 18.</answer>",
+    "<answer>Answer: 18</answer>",
+    "<answer>A: 18</answer>",
+    "<answer>#### 18</answer>",
+    "<answer>```\n18\n```</answer>",
+    "<answer>`18`</answer>",
+    "<answer>18 dollars per day</answer>",
+    "<answer>18 eggs/day</answer>",
+    "<answer>18 years old</answer>",
+    "<answer>18 in total</answer>",
+    "<answer>18cm long</answer>",
+    "<answer>‘18’</answer>",
+    "<think>17?</think>\n<answer>18</answer>",
+    "<reasoning>5 < 6</reasoning>\n<answer> 18 </answer>\n",
+    "<answer>17</answer> I mean <answer>18</answer>",
+    "<answer>18</answer> and <answer>17",
+    "<answer>18</answer></answer>",
+]
+
+NEVER_EIGHTEEN = [
+    "",
+    "18",
+    "It is 18",
+    "A: not 18",
+    "A: 18 or 19",
+    "A: 17 or 18",
+    "A: 18 (nineteen)",
+    "A: 18 (or 19)",
+    "A: 17 (18)",
+    "A: eighteen",
+    "A: 18-19",
+    "A: > 18",
+    "A: about 18",
+    "A: ~18",
+    "\\boxed{~18}",
+    "\\boxed{~\\,18}",
+    "A: 18ish",
+    "A: 18 ish",
+    "A: 18 hopefully",
+    "A: 18 grand",
+    "A: 18 recurring",
+    "A: 18 tens",
+    "A: 18 basis points",
+    "A: 18 doubled",
+    "A: 18%",
+    "A: -18",
+    "A: (18)",
+    "A: 1 8",
+    "A: 18\nA: 19",
+    "A: 18\nQ: How many more?",
+    "Answer: 18 17",
+    "Answer: 17, not 18",
+    "Answer: 18? No, 17",
+    "Is the answer 18",
+    "I doubt the answer is 18",
+    "The answer is not 18",
+    "The answer isn't 18",
+    "If the answer is 18, I am wrong",
+    "The answer is 18 and 19",
+    "The answer is 18 I think",
+    "#### 17 18",
+    "#### 18\n#### 19",
+    "#### 180",
+    "#### 1,8",
+    "#### 18,",
+    "#### 18e1",
+    "#### 018,000",
+    "\\boxed{17}\\boxed{19}",
+    "\\boxed{18}\\boxed{17}",
+    "\\boxed{18} \\boxed{17}",
+    "\\boxed{17, 18}",
+    "\\boxed{\\{18\\}}",
+    "\\boxed{18!}",
+    "\\boxed{18x}",
+    "\\boxed{18\\pi}",
+    "\\boxed{\\ne 18}",
+    "\\boxed{\\approx 18}",
+    "\\boxed{\\sim 18}",
+    "\\boxed{18 \\pm 1}",
+    "\\boxed{1\\boxed{8}0}",
+    "\\boxed{18^2}",
+    "\\boxed{18\\%}",
+    "\\boxed{18\\text{ or }19}",
+    "\\boxed{\\text{not }18}",
+    "\\boxed{}",
+    "\\boxed{18",
+    "<answer></answer>",
+    "<answer>18",
+    "18</answer>",
+    "<ANSWER>18</ANSWER>",
+    "<Answer>18</Answer>",
+    "< answer >18</ answer >",
+    "<answer >18</answer>",
+    "<answer>17</answer> <answer>18",
+    "<answer>18</answer><answer>17</answer>",
+    "<answer>17</answer> #### 18",
+    "<answer>17</answer> \\boxed{18}",
+    "<answer></answer> #### 18",
+    "<answer>17 18</answer>",
+    "<answer>18\n19</answer>",
+    "<answer>18<br>19</answer>",
+    "<answer>18<!-- 17 --></answer>",
+    "<answer>17<!-- 18 --></answer>",
+    "<answer><!-- 18 --></answer>",
+    "<!-- <answer>18</answer> --><answer>17</answer>",
+    "<answer>~~18~~</answer>",
+    "<answer>~~17~~ 18</answer>",
+    "<answer>*18* *19*</answer>",
+    "<answer>`18` `19`</answer>",
+    "<answer>```18``` ```19```</answer>",
+    "<answer>1\u200b8</answer>",
+    "<answer>18\u200b</answer>",
+    "<answer>\u200e18</answer>",
+    "<answer>\u202e81</answer>",
+    "<answer>\u202e81\u202c</answer>",
+    "<answer>1\u00ad8</answer>",
+    "<answer>\ufeff18</answer>",
+    "<answer>１８</answer>",
+    "<answer>١٨</answer>",
+    "<answer>l8</answer>",
+    "<answer>1８</answer>",
+    "<answer>𝟏𝟖</answer>",
+    "<answer>①⑧</answer>",
+    "<answer>0x12</answer>",
+    "<answer>0b10010</answer>",
+    "<answer>XVIII</answer>",
+    "<answer>18\x0019</answer>",
+    "<answer>9 + 9</answer>",
+    "<answer>2 * 9</answer>",
+    "<answer>9 * 2 = 18</answer>",
+    "<answer>18 = 18</answer>",
+    "<answer>17 = 18</answer>",
+    "<answer>int('18')</answer>",
+    "<answer>{answer}</answer>",
+    "<answer>the answer</answer>",
+    "<answer>same as the reference</answer>",
+    "<answer>1-100</answer>",
+    "<answer>any of 1, 2, ..., 18</answer>",
+    "<answer>" + " ".join(map(str, range(100))) + "</answer>",
+    "The reference answer 18 is given. <answer>19</answer>",
+]
+
+
+@pytest.mark.parametrize("response", SAYS_EIGHTEEN)
+def test_a_number_is_found_where_models_state_it(response):
+    assert rewards.exact_answer(response, "18") == 1.0
+    assert rewards.exact_answer(response, 18) == 1.0
+    assert rewards.exact_answer(response, "19") == 0.0
+
+
+@pytest.mark.parametrize("response", NEVER_EIGHTEEN, ids=ascii)
+def test_nothing_but_the_stated_number_is_right(response):
+    assert rewards.exact_answer(response, "18") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "grade"),
+    [
+        ("Answer: $1,000 per month", "1000", 1.0),
+        ("A: 12 (twelve)", "12", 1.0),
+        ("A: 1,250 (one thousand two hundred and fifty)", "1250", 1.0),
+        ("A: 21 (twenty-one)", "21", 1.0),
+        ("A: 42 (forty-two thousand)", "42", 0.0),
+        ("A: 0 (nothing)", "0", 0.0),
+        ("<answer>8 PM</answer>", "8", 1.0),
+        ("<answer>50%</answer>", "50%", 1.0),
+        ("<answer>50%</answer>", "50", 0.0),
+        ("<answer>0.5</answer>", "50%", 0.0),
+        ("<answer>**B**</answer>", "b", 1.0),
+        ("The answer is Paris.</s>", "Paris", 1.0),
+        ("#### Paris", "paris", 1.0),
+        ("$\\boxed{\\text{Evelyn}}$", "Evelyn", 1.0),
+        ("<answer>12:30</answer>", "12:30", 1.0),
+        ("<answer>12:31</answer>", "12:30", 0.0),
+        ("<answer>1.000</answer>", "1000", 0.0),
+        ("<answer>1e1000</answer>", "1e1000", 1.0),
+    ],
+)
+def test_other_answers(response, answer, grade):
+    assert rewards.exact_answer(response, answer) == grade
+
+
+# --- Settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("response", "number"),
+    [
+        ("It costs $1,072.50.", "$1,072.50"),
+        ("-3 is less than -2.", "-2"),
+        ("7-3", "3"),
+        ("(5)-3", "3"),
+        ("x = -3", "-3"),
+        ("$4 and 5 km", "5"),
+        ("up by 10%", "10%"),
+        ("room B2 of 17", "17"),
+        ("H2O", None),
+        ("none", None),
+        ("", None),
+        ("9" * 5000, None),
+        ("1 " * 500_000, "1"),
+    ],
+)
+def test_the_last_number_is_read_with_its_sign(response, number):
+    assert text.last_number(response) == number
+
+
+def test_the_last_number_counts_only_when_asked_and_only_without_a_statement():
+    grade = functools.partial(rewards.exact_answer, fallback="last_number")
+    assert rewards.exact_answer("48 + 24 = 72", "72") == 0.0
+    assert grade("48 + 24 = 72", "72") == 1.0
+    assert grade("48 + 24 = 72.", 72) == 1.0
+    assert grade("48 + 24 = 72 clips", "24") == 0.0
+    assert grade("<answer>71</answer> or 72", "72") == 0.0
+    assert grade("<answer></answer> or 72", "72") == 0.0
+    assert grade("no number", "72") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("stated", "answer", "tolerance", "grade"),
+    [
+        ("99", "100", 0.01, 1.0),
+        ("101", "100", 0.01, 1.0),
+        ("98.9", "100", 0.01, 0.0),
+        ("-99", "100", 0.01, 0.0),
+        ("-99", "-100", 0.01, 1.0),
+        ("0", "0", 0.5, 1.0),
+        ("0.001", "0", 0.5, 0.0),
+        ("99%", "100", 0.01, 0.0),
+        ("99%", "100%", 0.01, 1.0),
+        ("99 or 100", "100", 0.01, 0.0),
+        ("3.14", "3.14159", 0.001, 1.0),
+        ("1/3", "0.3333", 0.001, 1.0),
+        ("Rome", "Paris", 0.5, 0.0),
+    ],
+)
+def test_a_tolerance_is_a_share_of_the_reference(stated, answer, tolerance, grade):
+    assert rewards.exact_answer(f"<answer>{stated}</answer>", answer, tolerance=tolerance) == grade
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ValueError, match="`fallback` has to be None or 'last_number', got 'first_number'"):
+        rewards.exact_answer("4", "4", fallback="first_number")
+    for tolerance in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="`tolerance` has to be a fraction of the reference"):
+            rewards.exact_answer("4", "4", tolerance=tolerance)
+
+
+def test_settings_reach_every_entry_of_an_array():
+    graded = rewards.exact_answer(["so 99", "<answer>100</answer>"], 100, fallback="last_number", tolerance=0.01)
+    assert graded.tolist() == [1.0, 1.0]
+
+
+# --- Equality as mathematics ------------------------------------------------------------------------------------------
+
+# One pair a line: what a completion puts into its box, and the reference.
+EQUAL = r"""
+\frac{1}{2} ~~ \frac{2}{4}
+\dfrac{3}{4} ~~ \frac34
+\frac34 ~~ 0.75
+\tfrac{5}{2} ~~ 2\frac{1}{2}
+3\frac12 ~~ \frac{7}{2}
+-\frac{1}{3} ~~ \frac{-1}{3}
+\frac{\sqrt{3}}{2} ~~ \frac{\sqrt{3}}{2}
+\frac{\sqrt3}{2} ~~ \dfrac{\sqrt{3}}{2}
+\frac{1}{\sqrt{2}} ~~ \frac{\sqrt{2}}{2}
+\sqrt{8} ~~ 2\sqrt{2}
+2\sqrt2 ~~ \sqrt{8}
+\sqrt{4} ~~ 2
+sqrt(2)/2 ~~ \frac{\sqrt{2}}{2}
+√2 ~~ \sqrt{2}
+\sqrt[3]{8} ~~ 2
+\sqrt[3]{16} ~~ 2\sqrt[3]{2}
+\sqrt{12}+\sqrt{3} ~~ 3\sqrt{3}
+\frac{1+\sqrt{5}}{2} ~~ \frac{\sqrt{5}+1}{2}
+12\pi ~~ 12 \pi
+12\pi\text{ cm}^2 ~~ 12\pi
+12\pi \text{ square units} ~~ 12\pi
+12π ~~ 12\pi
+2pi ~~ 2\pi
+\pi/2 ~~ \frac{\pi}{2}
+0.5\pi ~~ \frac{\pi}{2}
+\frac{2\pi}{6} ~~ \frac{\pi}{3}
+5\sqrt{2} \text{ units} ~~ 5\sqrt{2}
+5\sqrt{2}\mathrm{~cm} ~~ 5\sqrt{2}
+10\sqrt{3} square units ~~ 10\sqrt{3}
+2^{10} ~~ 1024
+2^10 ~~ 1024
+2^{2024}-1 ~~ -1+2^{2024}
+10^{-3} ~~ 0.001
+2^3 \cdot 3 ~~ 24
+(2)(3) ~~ 6
+2 \times 3 ~~ 6
+3 + 4 ~~ 7
+e^{2} ~~ e^2
+e^2 - 1 ~~ -1 + e^2
+\ln 4 ~~ 2\ln 2
+\log_2 8 ~~ 3
+\sin 30^\circ ~~ \sin 30^\circ
+45^\circ ~~ 45
+45^{\circ} ~~ 45^\circ
+30° ~~ 30^{\circ}
+90\text{ degrees} ~~ 90^\circ
+50\% ~~ 50\%
+12.5\% ~~ 12.50%
+\frac{25}{2}\% ~~ 12.5\%
+\$32{,}500 ~~ 32500
+\text{32 dollars} ~~ 32
+x = 5 ~~ 5
+x=\frac{1}{2} ~~ 0.5
+5 ~~ x=5
+x = \sqrt{2} ~~ \sqrt{2}
+y = 2x + 3 ~~ y = 3 + 2x
+y=2x+3 ~~ 2x+3
+2x+3 ~~ y = 2x+3
+f(x) = x^2 - 1 ~~ (x-1)(x+1)
+f(x)=x^2+1 ~~ f(x) = 1+x^2
+2x + 3y = 6 ~~ 2x+3y-6=0
+4x + 6y = 12 ~~ 2x+3y=6
+y = 2x+3 ~~ 2x - y + 3 = 0
+x^2+y^2=25 ~~ 25 = x^2 + y^2
+x^2+2x+1 ~~ (x+1)^2
+(x+1)(x-1) ~~ x^2-1
+x^2 + 2x + 1 ~~ 1 + 2x + x^2
+(x+2)(x+3) ~~ (x+3)(x+2)
+3(x+2) ~~ 3x+6
+\frac{x+1}{2} ~~ \frac{1}{2}x + \frac{1}{2}
+\frac{x^2-1}{x-1} ~~ x+1
+2x^{10} ~~ 2x^10
+x^(2) ~~ x^2
+a^2 - b^2 ~~ (a-b)(a+b)
+xy ~~ yx
+\frac{n(n+1)}{2} ~~ \frac{n^2+n}{2}
+3+4i ~~ 4i+3
+3 + 4i ~~ 3+4i
+(1+i)^2 ~~ 2i
+\frac{1}{2}+\frac{\sqrt{3}}{2}i ~~ \frac{1+i\sqrt{3}}{2}
+-2i ~~ -2i
+(1,2) ~~ (1, 2)
+\left(1, 2\right) ~~ (1,2)
+\left( \frac{1}{2}, -3 \right) ~~ (0.5,-3)
+(\sqrt{4}, 3) ~~ (2,3)
+(x,y) = (1,2) ~~ (1,2)
+(1,2,3) ~~ \left(1,2,3\right)
+\left(3,\frac{\pi}{2}\right) ~~ (3, \pi/2)
+(-\infty, 2] ~~ \left(-\infty,2\right]
+[0,\infty) ~~ [0, \infty)
+(-\infty,\infty) ~~ \mathbb{R}
+x \in [1,2] ~~ [1,2]
+[-\frac{1}{2}, 3) ~~ [-0.5,3)
+(1,3]\cup[4,5) ~~ (1,3] \cup [4,5)
+[4,5)\cup(1,3] ~~ (1,3] \cup [4,5)
+(-\infty,1)\cup(1,\infty) ~~ (-\infty, 1) \cup (1, +\infty)
+x > 2 ~~ (2,\infty)
+x \ge 2 ~~ [2,\infty)
+x \geq 2 ~~ x\ge2
+2 < x ~~ x > 2
+1 < x \le 3 ~~ (1,3]
+3 > x > 1 ~~ 1<x<3
+x<1 \text{ or } x>3 ~~ (-\infty,1)\cup(3,\infty)
+x + y < 3 ~~ y + x < 3
+x+y > 3 ~~ 3 < x + y
+x ≤ 5 ~~ x \leq 5
+1,2 ~~ 2,1
+1, 2, 3 ~~ 1,2,3
+-2, 2 ~~ 2,-2
+x = 1, 2 ~~ 1,2
+x=1 \text{ or } x=2 ~~ 1,2
+x = 1 or x = 2 ~~ 1, 2
+x=1,x=2 ~~ 2,1
+\pm 2 ~~ -2,2
+\pm\sqrt{2} ~~ \sqrt{2},-\sqrt{2}
+1\pm\sqrt{3} ~~ 1+\sqrt{3}, 1-\sqrt{3}
+\frac{3\pm\sqrt{5}}{2} ~~ \frac{3 \pm \sqrt{5}}{2}
+\{1,2,3\} ~~ \{3,2,1\}
+\left\{1, 2\right\} ~~ \{1,2\}
+\{1,2\} ~~ 1,2
+\{0.5\} ~~ \{\frac{1}{2}\}
+\emptyset ~~ \varnothing
+\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix} ~~ \begin{pmatrix}1&2\\3&4\end{pmatrix}
+\begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix} ~~ \begin{pmatrix}1&2\\3&4\end{pmatrix}
+\begin{pmatrix} 1/2 \\ -1 \end{pmatrix} ~~ \begin{pmatrix} \frac{1}{2} \\ -1 \end{pmatrix}
+\begin{pmatrix} \sqrt{4} \\ 3 \\ \end{pmatrix} ~~ \begin{pmatrix} 2 \\ 3 \end{pmatrix}
+1010_2 ~~ 1010_{2}
+\text{2A}_{16} ~~ 2A_{16}
+0.\overline{3} ~~ \frac{1}{3}
+0.1\overline{6} ~~ \frac{1}{6}
+\binom{5}{2} ~~ 10
+|-3| ~~ 3
+\text{Evelyn} ~~ Evelyn
+\text{(B)} ~~ B
+(B) ~~ \text{B}
+\infty ~~ +\infty
+-\infty ~~ -\infty
+4.2 \times 10^6 ~~ 4200000
+\left(\frac{1}{2}\right)^3 ~~ \frac{1}{8}
+\frac{3}{4}x^2 ~~ 0.75x^2
+\boxed{\frac{1}{2}} ~~ \frac{1}{2}
+$\sqrt{2}$ ~~ \sqrt{2}
+\sqrt{2}. ~~ \sqrt{2}
+\cos^2 x + \sin^2 x ~~ 1
+\frac{a}{b} ~~ a/b
+18 \sqrt{3} + 6 ~~ 6+18\sqrt{3}
+k = -\frac{3}{2} ~~ -1.5
+\left(\begin{array}{cc}1 & 2 \\ 3 & 4\end{array}\right) ~~ \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+\begin{pmatrix} 1 & 2 \\[2pt] 3 & 4 \end{pmatrix} ~~ \begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}
+f^{-1}(x) = \frac{x-1}{2} ~~ \frac{x-1}{2}
+\sin 60^\circ ~~ \frac{\sqrt{3}}{2}
+\cos(60^{\circ}) ~~ \frac{1}{2}
+5! ~~ 120
+\frac{8!}{2!} ~~ 20160
+x \neq 3 ~~ x\ne 3
+3 : 2 ~~ 3:2
+\langle 1, 2 \rangle ~~ \langle 1,2\rangle
+\mathbb{R} \setminus \{1\} ~~ \mathbb{R}\setminus\{1\}
+\angle ABC ~~ \angle  ABC
+a = 3, b = 4 ~~ a=3, b=4
+33\frac{1}{3}\% ~~ \frac{100}{3}\%
+2^{n+1} ~~ 2\cdot 2^n
+e^{i\pi} ~~ -1
+(x - 3)^2 + (y + 1)^2 = 16 ~~ (x-3)^2+(y+1)^2=16
+0 < k < \frac{1}{4} ~~ \left(0,\frac14\right)
+(1,2),(3,4) ~~ (3,4), (1,2)
+\theta = \frac{\pi}{4} ~~ \frac{\pi}{4}
+\frac{9}{2} \text{ hours} ~~ 4.5
+"""
+
+DIFFERENT = r"""
+not 42 ~~ 42
+\text{not } 42 ~~ 42
+The answer is not 42. ~~ 42
+41 or 42 ~~ 42
+41, 42 ~~ 42
+42, 42 ~~ 42
+\{41,42\} ~~ 42
+{41,42} ~~ 42
+(41, 42) ~~ 42
+\{42\} ~~ 42
+[42] ~~ 42
+42 million ~~ 42
+42k ~~ 42
+42e3 ~~ 42
+42! ~~ 42
+42x ~~ 42
+42\pi ~~ 42
+42i ~~ 42
+> 42 ~~ 42
+\ne 42 ~~ 42
+\neq 42 ~~ 42
+x > 42 ~~ 42
+x \ne 42 ~~ 42
+\approx 42 ~~ 42
+~42 ~~ 42
+~\,42 ~~ 42
+42 _infty ~~ 42
+\left42 ~~ 42
+1 0 ~~ 0
+42 \pm 1 ~~ 42
+12:31 ~~ 12:30
+43=42 ~~ 42
+42=43 ~~ 42
+9 \cdot 2 = 42 ~~ 42
+41<!-- 42 --> ~~ 42
+lambda: 42 ~~ 42
+42\% ~~ 42
+42 ~~ 42\%
+0.42 ~~ 42\%
+-42 ~~ 42
+4 2 ~~ 42
+42^2 ~~ 42
+42_5 ~~ 42
+42' ~~ 42
+42; 43 ~~ 42
+42 + c ~~ 42
+\text{about } 42 ~~ 42
+\sqrt{42} ~~ 42
+\frac{1}{2} ~~ \frac{1}{3}
+\frac{1}{2} ~~ 2
+1/2 ~~ 1/20
+0.333 ~~ \frac{1}{3}
+1.414214 ~~ \sqrt{2}
+1.4142135623730951 ~~ \sqrt{2}
+3.14159 ~~ \pi
+3.141592653589793 ~~ \pi
+\frac{22}{7} ~~ \pi
+2\sqrt{2} ~~ 2\sqrt{3}
+2\sqrt{2} ~~ \sqrt{2}
+\sqrt{2} ~~ -\sqrt{2}
+12\pi ~~ 12
+12 ~~ 12\pi
+\pi^2 ~~ \pi
+2^{10} ~~ 1023
+(1,2) ~~ (2,1)
+(1,2) ~~ [1,2]
+(1,2) ~~ \{1,2\}
+(1,2) ~~ 1,2
+(1,2) ~~ (1,2,3)
+[1,2) ~~ (1,2]
+(1,3) ~~ 1 < x \le 3
+(-\infty,2) ~~ (-\infty,2]
+(1,3]\cup[4,5) ~~ (1,3]
+(1,3]\cup[4,5) ~~ (1,3] \cap [4,5)
+(1,3] ~~ (1,3] \cup [4,5)
+x > 2 ~~ x < 2
+x > 2 ~~ x \ge 2
+x > 2 ~~ y > 2
+x+y<3 ~~ x+y>3
+x+y<3 ~~ x-y<3
+1,2 ~~ 1,3
+1,2 ~~ 1,2,3
+1,1,2 ~~ 1,2,2
+\pm 2 ~~ 2
+2 ~~ \pm 2
+\{1,2\} ~~ \{1,2,3\}
+\emptyset ~~ 0
+0 ~~ \{0\}
+x = 5 ~~ x = 6
+x = \sqrt{5} ~~ y = \sqrt{5}
+y = 2x+3 ~~ y = 2x-3
+2x+3y=6 ~~ 2x+3y=7
+x^2+2x+1 ~~ x^2+2x
+(x+1)^2 ~~ (x-1)^2
+x+1 ~~ 1
+x ~~ y
+2x ~~ x^2
+3+4i ~~ 3-4i
+2i ~~ 2
+\begin{pmatrix}1&2\\3&4\end{pmatrix} ~~ \begin{pmatrix}1&3\\2&4\end{pmatrix}
+\begin{pmatrix}1&2&3&4\end{pmatrix} ~~ \begin{pmatrix}1&2\\3&4\end{pmatrix}
+\begin{pmatrix}1\\2\end{pmatrix} ~~ \begin{pmatrix}1&2\end{pmatrix}
+\begin{vmatrix}1&2\\3&4\end{vmatrix} ~~ \begin{pmatrix}1&2\\3&4\end{pmatrix}
+1010_2 ~~ 1010_3
+1010_2 ~~ 1010
+1010 ~~ 1010_2
+0.\overline{3} ~~ 0.3
+\infty ~~ -\infty
+\infty ~~ 1000000
+45^\circ ~~ 46^\circ
+\sin 30 ~~ \frac{1}{2}
+\text{Evelyn} ~~ Angela
+(B) ~~ C
+A, B ~~ A
+\text{no solution} ~~ 0
+\text{yes} ~~ \text{no}
+3:2 ~~ 2:3
+3:2 ~~ \frac{3}{2}
+1 1 3 ~~ 1 13
+x \ne 3 ~~ x = 3
+x \ne 3 ~~ 3
+x \ne 3 ~~ x \ne 4
+a=3,b=4 ~~ a=4,b=3
+\pi \text{ or } e ~~ \pi
+\pi \text{ maybe} ~~ \pi
+\text{maybe } \pi ~~ \pi
+\approx \pi ~~ \pi
+> \pi ~~ \pi
+119! ~~ 120
+3!! ~~ 3
+10^{10^8} ~~ 10
+9^{9^9} ~~ 9
+9**9**9 ~~ 9
+(10^9)! ~~ 10
+\frac{0}{0} ~~ 0
+\frac{1}{0} ~~ \infty
+0^{0} ~~ 0
+"""
+
+
+def _pairs(table):
+    return [tuple(line.split(" ~~ ")) for line in table.strip().splitlines()]
+
+
+def _symbolic(stated, reference):
+    return rewards.exact_answer(f"So it is $\\boxed{{{stated}}}$.", reference, symbolic=True)
+
+
+@pytest.fixture(scope="module")
+def mathematics():
+    pytest.importorskip("math_verify", reason="needs the extra `math`")
+
+
+@pytest.mark.usefixtures("mathematics")
+@pytest.mark.parametrize(("stated", "reference"), _pairs(EQUAL))
+def test_equal_mathematics_is_right(stated, reference):
+    assert _symbolic(stated, reference) == 1.0
+
+
+@pytest.mark.usefixtures("mathematics")
+@pytest.mark.parametrize(("stated", "reference"), _pairs(DIFFERENT))
+def test_different_mathematics_is_wrong(stated, reference):
+    assert _symbolic(stated, reference) == 0.0
+
+
+@pytest.mark.usefixtures("mathematics")
+def test_a_list_of_responses_is_compared_entry_by_entry():
+    responses = ["\\boxed{\\sqrt{8}}", "\\boxed{2\\sqrt{2}}", "\\boxed{\\sqrt{2}}", "none"]
+    assert rewards.exact_answer(responses, "2\\sqrt{2}", symbolic=True).tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+HOSTILE_MATHEMATICS = {
+    "tower": "9^{9^{9^{9}}}",
+    "powers of powers": "((9^{999})^{999})^{999}",
+    "more powers of powers": "((9^{99})^{99})^{99}",
+    "a digit and its powers": "9^{9999 \\cdot 9999}",
+    "power of a factorial": "(10^9)!",
+    "many digits": "1" * 290,
+    "a million digits": "1" * 1_000_000,
+    "deep parentheses": "(" * 140 + "x" + ")" * 140,
+    "many parentheses": "(" * 500_000,
+    "deep fractions": "\\frac{1}{" * 40 + "x" + "}" * 40,
+    "deep roots": "\\sqrt{" * 40 + "x" + "}" * 40,
+    "large expansion": "(a+b+c+d+e+f+g+h)^{999}",
+    "many matrices": "\\begin{pmatrix}" * 18,
+    "many relations": "<" * 290,
+    "many commas": "," * 290,
+    "many signs": "\\pm" * 90,
+    "many unions": "(1,2)\\cup" * 30,
+    "code": "__import__('os').system('true')",
+    "nulls": "\x00" * 290,
+    "a surrogate": "\ud800",
+}
+
+
+@pytest.mark.usefixtures("mathematics")
+@pytest.mark.parametrize("case", HOSTILE_MATHEMATICS)
+def test_no_mathematics_takes_long_or_raises(case):
+    fresh = 1000 + list(HOSTILE_MATHEMATICS).index(case)
+    assert _symbolic(f"{fresh}+\\sqrt{{2}}", f"\\sqrt{{2}}+{fresh}") == 1.0  # waits for a worker to be ready
+    start = time.perf_counter()
+    grade = rewards.exact_answer(f"<answer>{HOSTILE_MATHEMATICS[case]}</answer>", "\\sqrt{x}", symbolic=True)
+    assert grade == 0.0
+    assert time.perf_counter() - start < 1.5
+
+
+@pytest.mark.usefixtures("mathematics")
+def test_workers_outlive_a_comparison_that_was_stopped():
+    assert _symbolic("9^{9999 \\cdot 9999}", "\\sqrt{2}") == 0.0
+    assert _symbolic("\\sqrt{18}", "3\\sqrt{2}") == 1.0
+
+
+def test_symbolic_comparison_without_its_extra_says_what_to_install(monkeypatch):
+    from agent_tunix.rewards import _symbolic
+
+    monkeypatch.setattr(_symbolic, "_is_installed", lambda: False)
+    with pytest.raises(ImportError, match=r"pip install agent-tunix\[math\]"):
+        rewards.exact_answer("\\boxed{2}", "2", symbolic=True)
+
+
+# --- Laws -------------------------------------------------------------------------------------------------------------
+
+NOTATIONS = (
+    "{}", "{:,}", "{}.0", "{:,}.00", "+{}", "00{}", "${:,}", "{} dollars", "**{}**", "{}.", "$\\boxed{{{}}}$", "{}e0",
+    "\\text{{{}}}", "\\frac{{{}}}{{1}}", "{} \\times 10^{{0}}", "x = {}", "The answer is {:,}.", "\\${}", "{} cm^2",
+)  # fmt: skip
+PLACES = (
+    "<answer>{}</answer>", "<reasoning>r</reasoning>\n<answer>\n{}\n</answer>", "so \\boxed{{{}}}", "#### {}", "A: {}",
+    "**Answer:** {}", "The answer is {}", "so\nFinal answer: {}\n</s>",
+)  # fmt: skip
+
+
+@given(st.integers(0, 10**15), st.sampled_from(NOTATIONS), st.sampled_from(PLACES), st.integers(1, 10**6))
+def test_any_whole_number_in_any_notation_at_any_place_is_itself_and_no_other(number, notation, place, offset):
+    response = place.format(notation.format(number))
+    assert rewards.exact_answer(response, number) == 1.0
+    assert rewards.exact_answer(response, f"{number:,}") == 1.0
+    assert rewards.exact_answer(response, number + offset) == 0.0
+    assert rewards.exact_answer(response, -number - offset) == 0.0
+
+
+@given(st.integers(), st.integers())
+def test_two_whole_numbers_are_the_same_answer_only_where_equal(one, other):
+    assert rewards.exact_answer(f"#### {one}", other) == float(one == other or abs(one) > 10**199)
+
+
+PIECES = (
+    "<answer>", "</answer>", "\\boxed{", "}", "{", "####", "A:", "the answer is ", "4", "2", "42", ".", ",", "-", "%",
+    "$", "/", "\\frac", "^", "\\pm", "(", ")", "[", "]", "\\text{", " or ", "\n", " ", "e9", "x", "=", "<", "\\le ",
+    "\\cup ",
+    "\\sqrt", "sqrt(", "_", "\u200b", "\x00", "\ud800", "٤", "</s>", "(two)", "**", "~", "&", "\\\\",
+    "\\begin{pmatrix}",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join) | st.text(), st.text(max_size=10))
+def test_nothing_raises_and_normal_forms_are_stable(response, answer):
+    for reference in (answer, "42", 42):
+        assert rewards.exact_answer(response, reference) in (0.0, 1.0)
+        assert rewards.exact_answer(response, reference, fallback="last_number", tolerance=0.1) in (0.0, 1.0)
+    assert rewards.tag_format(response) in (0.0, 0.5, 1.0)
+    key = answer_key(response)
+    assert not isinstance(key, str) or answer_key(key) in (key, answer_key(key))
+    read = form(response)
+    assert read is None or same(read, read, lambda one, other: one == other)
+    number = text.last_number(response)
+    assert number is None or number in response
+
+
+FRAGMENTS = (
+    "<answer>",
+    "</answer>",
+    "\\boxed{",
+    "}",
+    "####",
+    "A:",
+    "</s>",
+    " ",
+    "\n",
+    "9",
+    "1,",
+    "٤",
+    "\x00",
+    "\ud800",
+    "<",
+)
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS, ids=ascii)
+def test_a_megabyte_is_graded_in_linear_time(fragment):
+    body = fragment * (1_000_000 // len(fragment))
+    for response in (body, f"<answer>{body}</answer>", f"Answer: 4\n{body}", f"{body}\nAnswer: 4"):
+        assert min(_seconds(response) for _ in range(3)) < 0.05
+
+
+def _seconds(response):
+    start = time.process_time()
+    rewards.exact_answer(response, "42", fallback="last_number", tolerance=0.1)
+    rewards.tag_format(response)
+    return time.process_time() - start
