@@ -285,6 +285,7 @@ def our_plan(workload: Workload, steps: int, micro_batch_size: int) -> Any:
         num_iterations=1,
         minibatches=1,
         microbatches=workload.prompts // micro_batch_size,
+        rollout_microbatches=1,
         max_refills=0,
         temperature=TEMPERATURE,
         evaluate_every=0,

@@ -108,6 +108,13 @@ def test_the_reward_of_a_policy_rises(lab):
     assert [row["step"] for row in rows] == list(range(1, 26))
 
 
+def test_the_update_is_compiled_once(lab, caplog):
+    lab.params = jax.device_put(lab.params, jax.devices()[0])  # bound to a device, as a restored start is
+    with jax.log_compiles():
+        lab.fit()
+    assert sum("Compiling jit(update)" in record.getMessage() for record in caplog.records) == 1
+
+
 def test_every_step_and_evaluation_is_a_row_and_every_rollout_a_sample(lab):
     _, progress = lab.fit()
     assert (progress.step, progress.batch, progress.reason) == (6, 6, "finished")

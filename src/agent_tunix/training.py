@@ -129,6 +129,8 @@ def fit(
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
     state, progress = _restore(state, batches, run, checkpoints)
+    # Outputs of a compiled update are bound to their devices. A first input that is not would compile it twice.
+    state = jax.tree.map(lambda x: jax.device_put(x, x.sharding) if isinstance(x, jax.Array) else x, state)
     started = time.perf_counter() - progress.seconds
     record = _record(progress, batches, run)
 

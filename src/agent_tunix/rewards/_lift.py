@@ -6,8 +6,9 @@ returning None, or it fails by raising. Neither an abstention nor a failure is e
 
 import functools
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agent_tunix.errors import nearest
@@ -58,9 +59,8 @@ def per_completion(
     label = name or name_of(grader)
     limits, policy = _bounds_of(label, grader, bounds), on_failure_policy(on_failure)
 
-    def arguments(rollouts: Rollouts) -> Callable[[int], Call]:
-        values = [column_of(rollouts, column, label) for column in columns]
-        return lambda prompt: (tuple(value[prompt] for value in values), {})
+    def arguments(rollouts: Rollouts) -> tuple[list[Sequence[Any]], None]:
+        return [column_of(rollouts, column, label) for column in columns], None
 
     score = functools.partial(_grade_each, *_placed(grader, run), arguments, label, limits, policy)
     return Reward(label, score, limits)
@@ -155,8 +155,8 @@ def as_reward(
     limits, policy = _bounds_of(label, function, bounds), on_failure_policy(on_failure)
     wanted = list(parameters.values())[1:]
 
-    def arguments(rollouts: Rollouts) -> Callable[[int], Call]:
-        return lambda prompt: ((), _row_arguments(wanted, rollouts, prompt, label))
+    def arguments(rollouts: Rollouts) -> tuple[list[Sequence[Any]], list[dict[str, Any]]]:
+        return [], [_row_arguments(wanted, rollouts, prompt, label) for prompt in range(rollouts.shape[0])]
 
     score = functools.partial(_grade_each, *_placed(function, run), arguments, label, limits, policy)
     return Reward(label, score, limits)
@@ -175,21 +175,53 @@ def _placed(function: Callable[..., Any], run: Runner | None) -> tuple[Callable[
     return getattr(function, "each", function), inline
 
 
+_Arguments = Callable[[Rollouts], tuple[list[Sequence[Any]], list[dict[str, Any]] | None]]
+"""What a grader gets besides a completion: columns to pass in order, and keyword arguments for each prompt or None."""
+
+
+class _Calls(Sequence[Call]):
+    """The calls of a batch, each made when it is asked for.
+
+    As a list of nested tuples they would outnumber everything else that garbage collection has to walk through, which
+    took a third of the time of grading a batch of 8,192.
+    """
+
+    def __init__(
+        self,
+        completions: Sequence[Sequence[str]],
+        columns: Sequence[Sequence[Any]],
+        named: Sequence[dict[str, Any]] | None,
+    ):
+        group_size = len(completions[0]) if completions else 0
+        self._columns = [[text for group in completions for text in group]]
+        self._columns += [_repeated(column, group_size) for column in columns]
+        self._named = None if named is None else _repeated(named, group_size)
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(column[index] for column in self._columns), self._named[index] if self._named else {}
+
+    def __iter__(self) -> Iterator[Call]:
+        return zip(zip(*self._columns, strict=True), self._named or itertools.repeat({}), strict=False)
+
+
+def _repeated(values: Sequence[Any], group_size: int) -> list[Any]:
+    return [value for value in values for _ in range(group_size)]
+
+
 def _grade_each(
     grader: Callable[..., Any],
     run: Runner,
-    arguments: Callable[[Rollouts], Callable[[int], Call]],
+    arguments: _Arguments,
     name: str,
     bounds: Bounds,
     policy: OnFailure,
     rollouts: Rollouts,
 ) -> Score:
     """Calls a grader on every completion, with the further arguments of its prompt."""
-    of_prompt = arguments(rollouts)
-    calls: list[Call] = []
-    for prompt, group in enumerate(rollouts.completions):
-        positional, named = of_prompt(prompt)
-        calls += [((completion, *positional), named) for completion in group]
+    calls = _Calls(rollouts.completions, *arguments(rollouts))
     return part_score(name, bounds, rollouts.shape, run_calls(run, grader, calls, policy))
 
 
@@ -238,11 +270,7 @@ def _parameters(function: Callable[..., Any], name: str) -> Mapping[str, inspect
 
 def _flat_arguments(parameters: Mapping[str, inspect.Parameter], rollouts: Rollouts, name: str) -> dict[str, Any]:
     """Keyword arguments of a list-style function, everything repeated to one entry per completion."""
-    group_size = rollouts.shape[1]
-
-    def repeated(values: Sequence[Any]) -> list[Any]:
-        return [value for value in values for _ in range(group_size)]
-
+    repeated = functools.partial(_repeated, group_size=rollouts.shape[1])
     given: dict[str, Any] = {
         "prompts": repeated(rollouts.prompts),
         "completions": [completion for group in rollouts.completions for completion in group],
