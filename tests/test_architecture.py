@@ -45,7 +45,9 @@ GRADERS = (
     "rewards._code",
     "rewards._documented",
     "rewards._equations",
+    "rewards._forms",
     "rewards._graders",
+    "rewards._latex",
     "rewards._numbers",
     "rewards._patterns",
     "rewards._pool",
@@ -53,6 +55,7 @@ GRADERS = (
     "rewards._texts",
     "rewards._universal",
     "rewards._worker",
+    "rewards._workplace",
     "rewards.custom",
 )
 METHOD_TABLES = {"ESTIMATORS", "RATIOS", "DIVERGENCES", "AGGREGATIONS", "SURROGATES"}

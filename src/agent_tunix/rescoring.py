@@ -185,7 +185,7 @@ def _from_stored(group: Sequence[Sample], weights: Mapping[str, float]) -> Score
     parts = np.array(rows, np.float64).reshape(len(group), len(weights))
     factors = np.array(list(weights.values()))
     counted = parts[:, factors != 0]
-    valid: np.ndarray = ~np.isnan(counted).any(axis=-1)
+    valid = np.asarray(~np.isnan(counted).any(axis=-1))
     value = np.where(valid, counted @ factors[factors != 0], 0.0)
     return Score(value[None], valid[None], {name: parts[None, :, index] for index, name in enumerate(weights)})
 

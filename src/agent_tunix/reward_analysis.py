@@ -117,21 +117,23 @@ def _reference(sample: Sample) -> str:
     return str(sample.get("columns", {}).get("answer", ""))
 
 
-def _is_negated(sample: Sample) -> bool:
+def _values(sample: Sample) -> tuple[Any, Any] | None:
+    """What the completion states and the reference, where both are numbers."""
     stated, reference = answer_key(_stated(sample)), answer_key(_reference(sample))
-    return (
-        isinstance(stated, tuple)
-        and isinstance(reference, tuple)
-        and stated != reference
-        and (stated.value == -reference.value)
-    )
+    return None if isinstance(stated, str) or isinstance(reference, str) else (stated.value, reference.value)
+
+
+def _is_negated(sample: Sample) -> bool:
+    values = _values(sample)
+    return values is not None and values[0] != 0 and values[0] == -values[1]
 
 
 def _is_near(sample: Sample) -> bool:
-    stated, reference = answer_key(_stated(sample)), answer_key(_reference(sample))
-    if not isinstance(stated, tuple) or not isinstance(reference, tuple) or not reference.value:
+    values = _values(sample)
+    if values is None or not values[1]:
         return False
-    return 0 < abs(float(stated.value) - float(reference.value)) <= 0.1 * abs(float(reference.value))
+    stated, reference = map(float, values)
+    return 0 < abs(stated - reference) <= 0.1 * abs(reference)
 
 
 def _repeats_itself(sample: Sample) -> bool:

@@ -107,7 +107,9 @@ def _is_same(stated: str, reference: str) -> bool:
     # Normalising a megabyte to compare it with a word is wasted; markup never multiplies a length like this.
     if not stated or len(stated) > 4 * len(reference) + 1000:
         return False
-    return (_key(stated) if len(stated) <= _numbers.MAX_CHARACTERS else answer_key(stated)) == _key(reference)
+    key = _key(stated) if len(stated) <= _numbers.MAX_CHARACTERS else answer_key(stated)
+    # `x = 4` states 4, and is not `y = 4`.
+    return key == _key(reference) and ("=" not in reference or _numbers.is_of_same_name(stated, reference))
 
 
 def _leniently(

@@ -89,6 +89,14 @@ def within(stated: str, reference: str, tolerance: float) -> bool:
     return abs(Fraction(found.value) - target) <= Fraction(tolerance) * abs(target)
 
 
+def is_of_same_name(stated: str, reference: str) -> bool:
+    """Whether two texts do not say of two different letters what they are equal to."""
+    names = [_NAME.match(_unwrapped(text)) for text in (stated, reference)]
+    return None in names or len({name[1] for name in names if name}) == 1
+
+
+_NAME = re.compile(r"([A-Za-z])\s*=")
+
 # --- Layers around the number -----------------------------------------------------------------------------------------
 
 _WRAPPERS = (
@@ -108,7 +116,10 @@ _WRAPPERS = (
     ("‘", "’"),
     *(
         (f"\\{command}{{", "}")
-        for command in ("boxed", "fbox", "text", "textrm", "textbf", "textit", "mathbf", "mathrm", "mathit", "mbox")
+        for command in (
+            "boxed", "fbox", "text", "textrm", "textbf", "textit", "texttt", "mathbf", "mathrm", "mathit", "mathsf",
+            "mbox", "underline", "boldsymbol", "emph",
+        )  # fmt: skip
     ),
 )
 _STATEMENT = re.compile(
@@ -128,7 +139,7 @@ def _unwrapped(text: str) -> str:
 def _peeled(text: str) -> str:
     """Takes one layer off: whitespace, a closing period, a label, a pair of quotes or of markup."""
     text = text.strip()
-    if text.endswith(".") and not text.endswith(".."):
+    if text.endswith((".", "\\")) and text[-2:] not in ("..", "\\\\"):
         return text[:-1].strip()
     label = _STATEMENT.match(text)
     if label is not None:

@@ -84,7 +84,8 @@ def processes(workers: int = 0, *, timeout_s: float | None = None, memory_mb: fl
 
     Args:
       workers: Processes, started when first needed and kept; 0 for one per processor.
-      timeout_s: Seconds after which a call is killed, whatever it does, and counts as timed out.
+      timeout_s: Seconds after which a call is killed, whatever it does, and counts as timed out. Starting a worker and
+        loading the function are not counted; what a grader imports while it runs is, so import it outside.
       memory_mb: What a call may add to its process's address space, in MiB; beyond it, it fails with MemoryError.
 
     Returns:

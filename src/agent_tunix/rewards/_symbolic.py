@@ -9,14 +9,19 @@ long, because no limit inside a process stops SymPy: `9^{9^9}` holds the interpr
 import functools
 import importlib.util
 import logging
+import os
+import queue
+import random
+import re
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from agent_tunix.rewards._latex import _NAME, Form, form, spelling
+from agent_tunix.rewards._forms import NAME, Form, form
+from agent_tunix.rewards._latex import FUNCTIONS, spelling
 from agent_tunix.rewards._numbers import quantity
-from agent_tunix.rewards._pool import ProcessPool
+from agent_tunix.rewards._pool import ProcessPool, Result
 
 TIMEOUT_S = 0.9
 _PROCESSOR_S = 0.6  # The next comparison after a kill waits seconds for a new worker to import SymPy.
@@ -70,7 +75,7 @@ class _NotComparedError(Exception):
 @functools.lru_cache(maxsize=8192)
 def _compared(found: Form, wanted: Form) -> bool:
     """What a worker process says; completions of one group often state the same answer."""
-    result = _pool().run(_COMPARISON, [((found, wanted), {})])[0]
+    result = _run(found, wanted)
     if result.status != "graded" or result.value is None:
         raise _NotComparedError
     return result.value is True
@@ -79,7 +84,7 @@ def _compared(found: Form, wanted: Form) -> bool:
 def same(found: Form, wanted: Form, equal: Equal) -> bool:
     """Tells whether two forms are the same, given what makes two values equal."""
     if (found.kind == "equation") != (wanted.kind == "equation"):
-        found, wanted = _assigned(found), _assigned(wanted)
+        found, wanted = _assigned(found, _OWN_NAME), _assigned(wanted, _OWNED_NAME)
     if found.kind == wanted.kind == "equation":
         return _same_equation(found, wanted, equal)
     if "equation" in (found.kind, wanted.kind):
@@ -88,9 +93,9 @@ def same(found: Form, wanted: Form, equal: Equal) -> bool:
         return False
     if found.kind == "value":
         return _same_value(found, wanted, equal)
-    if found.kind == "based":
+    if found.kind in ("based", "name"):
         return found == wanted
-    if found.kind in _UNORDERED:
+    if found.kind in (*_UNORDERED, "except"):
         return _same_in_any_order(found.parts, list(wanted.parts), equal)
     return all(same(one, other, equal) for one, other in zip(found.parts, wanted.parts, strict=True))
 
@@ -104,18 +109,29 @@ def _may_be_same(found: Form, wanted: Form) -> bool:
     # A list or a union of one piece is the piece, which is another kind; only a set may hold a single value.
     if len(found.parts) != len(wanted.parts) or (found.kind in _UNORDERED and len(found.parts) > _MAX_UNORDERED):
         return False
-    if found.kind != "bracketed":
+    brackets = 2 if found.kind == "bracketed" else 0
+    if found.kind not in ("bracketed", "except"):
         return found.detail == wanted.detail
-    names = {form.detail[2:] for form in (found, wanted)} - {""}
-    return found.detail[:2] == wanted.detail[:2] and len(names) <= 1
+    names = {form.detail[brackets:] for form in (found, wanted)} - {""}
+    return found.detail[:brackets] == wanted.detail[:brackets] and len(names) <= 1
 
 
-def _assigned(one: Form) -> Form:
+_ANGLE = r"(?:\\(?:theta|alpha|beta|gamma|phi)|[A-Z])"
+_OWNED_NAME = re.compile(
+    rf"{NAME.pattern}|\|?[A-Z]{{2,4}}\|?|\\(?:{'|'.join(FUNCTIONS)})\s*\(?\s*{_ANGLE}\s*\)?|[A-Za-z]\([A-Za-z0-9 +-]+\)"
+    r"|\\frac\{d[A-Za-z]?\}\{d[a-z]\}"
+)
+"""What an equation may be solved for."""
+_OWN_NAME = re.compile(rf"(?:{_OWNED_NAME.pattern})(?:\s*[+-]\s*(?:{_OWNED_NAME.pattern}))*")
+"""What a response may say that it has the value of; a reference `x + y = 5` is a line, not 5."""
+
+
+def _assigned(one: Form, name: re.Pattern[str]) -> Form:
     """The right side of an equation whose left side is a name: the value of `x = 5`."""
     if one.kind != "equation" or one.detail != "=":
         return one
     left, right = one.parts
-    is_name = left.kind == "value" and _NAME.fullmatch(left.parts[0]) is not None
+    is_name = left.kind == "name" or (left.kind == "value" and name.fullmatch(left.parts[0]) is not None)
     is_names = left.kind == right.kind == "bracketed" and left.detail == right.detail == "()"
     return right if is_name or is_names else one
 
@@ -190,17 +206,33 @@ def _loaded() -> _Comparison:
     return _COMPARISON
 
 
+_FACTORIAL = re.compile(r"\\fact\{([^{}]*)\}")
+_POINTS = 12
+_MIN_POINTS = 3
+_DIGITS = 40
+_TINY = "1e-30"
+
+
 def _expression(latex: str) -> Any:
     """A SymPy expression of a piece of LaTeX, with `i` as the imaginary unit."""
     import sympy
     from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
-    read: Any = latex2sympy(latex, is_real=True, convert_degrees=False, normalization_config=None)
+    read: Any = latex2sympy(
+        _FACTORIAL.sub(r"\1!", latex),
+        is_real=True,
+        convert_degrees=False,
+        normalization_config=None,
+        conversion_config=ConversionConfig(lowercase_symbols=False),
+    )
+    if read.has(sympy.UnevaluatedExpr):  # how gcd and lcm are read
+        read = read.doit()
     return read.subs({symbol: sympy.I for symbol in read.free_symbols if symbol.name == "i"})
 
 
 def _equal(one: str, other: str) -> bool:
-    """Whether two pieces of LaTeX have the same value: constants to 40 digits, formulas by math-verify."""
+    """Whether two pieces of LaTeX have the same value: constants to 30 digits, formulas at random points."""
     import math_verify
     import sympy
 
@@ -209,17 +241,44 @@ def _equal(one: str, other: str) -> bool:
         return True
     if any(expression.has(sympy.oo, sympy.zoo, sympy.nan) for expression in (first, second)):
         return False
-    if first.free_symbols or second.free_symbols:
+    if not (first.free_symbols or second.free_symbols):
+        return _is_near(sympy.N(first, _DIGITS), sympy.N(second, _DIGITS))
+    values = list(_at_points(first, second))
+    # Formulas in names that are no numbers, or that are defined almost nowhere.
+    if len(values) < _MIN_POINTS:
         return bool(math_verify.verify(first, second, timeout_seconds=None))
-    return bool(abs(sympy.N(first - second, 40)) < sympy.Float("1e-30") * (1 + abs(sympy.N(second, 40))))
+    return all(_is_near(a, b) for a, b in values)
 
 
 def _are_multiples(one: str, other: str, positive: bool) -> bool:
     """Whether one expression is a constant multiple of the other, a positive one for inequalities."""
+    values = [(a, b) for a, b in _at_points(_expression(one), _expression(other)) if a != 0 and b != 0]
+    if len(values) < _MIN_POINTS:
+        return False
+    (a, b), *rest = values
+    return all(_is_near(a * d, b * c) for c, d in rest) and (not positive or bool((a / b).is_positive))
+
+
+def _at_points(first: Any, second: Any) -> Iterator[tuple[Any, Any]]:
+    """Values of two formulas where both have one. Two that agree at random points are equal almost surely."""
     import sympy
 
-    ratio = sympy.simplify(_expression(one) / _expression(other))
-    return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero and (ratio.is_positive or not positive))
+    symbols = sorted(first.free_symbols | second.free_symbols, key=lambda symbol: symbol.name)
+    is_complex = first.has(sympy.I) or second.has(sympy.I)
+    drawn = random.Random(0)
+    for point in range(_POINTS):
+        low = 0.1 if point % 2 else -3.0  # logarithms and roots are real at positive points only
+        # Multiples of 1/1024 are the same number in any precision.
+        where = {symbol: sympy.Rational(round(1024 * drawn.uniform(low, 4.0)), 1024) for symbol in symbols}
+        pair = tuple(expression.evalf(_DIGITS, subs=where) for expression in (first, second))
+        if all(value.is_number and value.is_finite and (is_complex or value.is_real) for value in pair):
+            yield pair
+
+
+def _is_near(one: Any, other: Any) -> bool:
+    import sympy
+
+    return bool(abs(one - other) <= sympy.Float(_TINY) * (1 + abs(other)))
 
 
 @functools.cache
@@ -227,14 +286,47 @@ def _is_installed() -> bool:
     return importlib.util.find_spec("math_verify") is not None
 
 
+# --- Workers ----------------------------------------------------------------------------------------------------------
+
+
+def _run(found: Form, wanted: Form) -> Result:
+    """Compares in a worker; one that had to be killed is replaced in the background while others work on."""
+    with _LOCK:
+        ready = _ready(os.getpid())
+    worker = ready.get()
+    try:
+        result = worker.run(_COMPARISON, [((found, wanted), {})])[0]
+    except BaseException:
+        ready.put(worker)
+        raise
+    if result.status == "graded":
+        ready.put(worker)
+    else:
+        threading.Thread(target=_warm, args=(worker, ready), daemon=True).start()
+    return result
+
+
+def _warm(worker: ProcessPool, ready: queue.LifoQueue) -> None:
+    """Loads SymPy into a worker, and then makes it available."""
+    try:
+        worker.run(_COMPARISON, [((_ONE, _ONE), {})])
+    finally:
+        ready.put(worker)
+
+
+_ONE = Form("value", ("1",))
 _LOCK = threading.Lock()
 
 
-def _pool() -> ProcessPool:
-    with _LOCK:
-        return _made_pool()
-
-
 @functools.cache
-def _made_pool() -> ProcessPool:
-    return ProcessPool(_WORKERS, timeout_s=TIMEOUT_S, memory_mb=_MEMORY_MB)
+def _ready(process: int) -> queue.LifoQueue:
+    """The workers that are free in this process; a fork of it has none of them, and gets its own."""
+    del process
+    ready: queue.LifoQueue = queue.LifoQueue()
+    for index in range(_WORKERS):
+        worker = ProcessPool(1, timeout_s=TIMEOUT_S, memory_mb=_MEMORY_MB)
+        if index:
+            threading.Thread(target=_warm, args=(worker, ready), daemon=True).start()
+        else:
+            ready.put(worker)
+    return ready

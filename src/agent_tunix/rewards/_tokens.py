@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from agent_tunix.rewards._lift import name_of
@@ -44,7 +45,7 @@ def from_tokens(
 
     def score(rollouts: Rollouts) -> Score:
         ids, mask = rollouts.completion_ids, rollouts.completion_mask
-        traced = isinstance(ids, jax.core.Tracer) or isinstance(mask, jax.core.Tracer)
+        traced = isinstance(ids, Tracer) or isinstance(mask, Tracer)
         values = compiled(jnp.asarray(ids), jnp.asarray(mask))
         if values.shape not in (ids.shape[:2], ids.shape):
             raise ValueError(

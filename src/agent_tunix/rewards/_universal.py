@@ -42,7 +42,7 @@ def universal(
         fixed = {name: value for name, value in bound.arguments.items() if name not in names}
         return _broadcast(functools.partial(grade, **fixed), [bound.arguments[name] for name in names])
 
-    grader.each, grader.bounds = grade, bounds  # pyright: ignore[reportFunctionMemberAccess]
+    vars(grader).update(each=grade, bounds=bounds)
     return grader
 
 
