@@ -61,11 +61,16 @@ def settle(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(?<=\s)\*(?=[\s,.;:)])", r"\\*", line.replace(COLON, ":")) for line in lines]
 
 
+# An alias is expanded before anybody is asked.
+RUNNER = re.compile(r"~?collections\.abc\.Callable\[\[~?collections\.abc\.Callable\[\[.*?_running\.Results\]")
+
+
 def plain_names(app, what, name, obj, options, signature, returns):
     """Shows `Float[Array, 'group']` as it is written, and a default that is made anew for each instance as `...`."""
     names = {"jaxlib._jax.Array": "Array", "<factory>": "..."}
     for long, short in names.items():
         signature, returns = (text and text.replace(long, short) for text in (signature, returns))
+    signature, returns = (text and RUNNER.sub("Runner", text) for text in (signature, returns))
     return signature, returns
 
 

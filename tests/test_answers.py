@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_tunix import rewards, text
-from agent_tunix.rewards._latex import form
+from agent_tunix.rewards._forms import form
 from agent_tunix.rewards._numbers import answer_key
 from agent_tunix.rewards._symbolic import same
 

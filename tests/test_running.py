@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 
 from agent_tunix import rewards
 from agent_tunix.errors import RewardError
-from agent_tunix.rewards._pool import ProcessPool, UnpicklableError
+from agent_tunix.rewards._pool import ProcessPool, UnpicklableError, _Run
 from agent_tunix.rewards._running import Results, on_failure_policy, run
-from agent_tunix.rewards._workplace import Worker
 from agent_tunix.types import Outcome
 
 # Workers need not import this module, and with it jax, to have a function of it.
@@ -487,12 +486,13 @@ def test_a_stalled_parent_kills_nobody(monkeypatch):
     made = ProcessPool(1, timeout_s=0.3)
     made.run(len, calls_of("abc"))
 
-    def stalled(worker, write=Worker.write):
-        write(worker)
-        time.sleep(0.6)  # The result comes in meanwhile, and nobody reads it before the time is up.
+    def stalled(batch, worker, check=_Run._check):
+        time.sleep(0.5)  # The result has come in meanwhile, and nobody has read it.
+        check(batch, worker)
 
-    monkeypatch.setattr(Worker, "write", stalled)
-    assert [result.status for result in made.run(len, calls_of("a", "b", "c"))] == ["graded"] * 3
+    monkeypatch.setattr(_Run, "_patience", lambda _: 0.0)
+    monkeypatch.setattr(_Run, "_check", stalled)
+    assert [result.status for result in made.run(len, calls_of("a", "b"))] == ["graded"] * 2
     made.close()
 
 
@@ -642,10 +642,12 @@ ProcessPool(1, timeout_s={timeout_s}).run(grade, [((0,), {{}})])
 
 
 def test_a_grader_that_hangs_on_one_completion_grades_the_others():
+    exact_answer = rewards.exact_answer  # Imported while the function is loaded, which is not timed.
+
     def grade(completion, answer):
         while completion == "hang":
             pass
-        return rewards.exact_answer(completion, answer)
+        return exact_answer(completion, answer)
 
     results = rewards.processes(2, timeout_s=1.0)(
         grade, [((text, "4"), {}) for text in ("#### 4", "#### 5", "hang", "4")]

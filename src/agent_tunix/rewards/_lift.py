@@ -250,6 +250,7 @@ def _checked_list(values: Any, rollouts: Rollouts, name: str) -> Any:
 
 
 def column_of(rollouts: Rollouts, column: str, name: str) -> Sequence[Any]:
+    """A dataset column, or an error that names the reward and the columns there are."""
     if column in rollouts.columns:
         return rollouts.columns[column]
     known = sorted(rollouts.columns)

@@ -320,7 +320,24 @@ ish kinda sorta hopefully presumably supposedly apparently seemingly allegedly p
 actually wait sorry oops nope untrue lie lies mistaken mistake error errors invalid unclear undefined infinite
 infinity doubt doubtful unless suppose assume assuming estimated estimate estimation rounded near nearby exceeding
 beyond upwards downwards either doesnt dont didnt wont wasnt arent cannot whichever whatever something
+hmm hmmm umm huh meh idk dunno tbh afaik iirc imo imho tbd tba nvm nah nay yea yeah lol haha smh wtf typo joke jk
+scratch ignore disregard tentative pending provisional est avg average mean median mode less fewer off few extra short
+shy approximate appr approxim ballpark ref halved quartered inverted negated reversed backwards backward flipped negate
+wrongs incorrectness erroneous fake bogus false falsehood disputed contested rejected retracted refuted denied assumed
+assumption guessing guessed guesstimate guesses random arbitrary placeholder dummy example sample test impossible
+uncertain uncertainty depends depending dependent varies vary varying variable any anything anyone all every everything
+nothing null nan nil void excluded excluding exclusive included inclusive subtracted added removed missing omitted
+halfway pick choose select option options alternatively alternative choice choices also besides additionally another
+other others later earlier before after previously formerly once originally first second final finally corrected
+correction incorrectly wrongly confident confidence unsolved unanswered pass skip blank empty absurd nonsense bullshit
+imprecise inexact inaccurate contradiction contradictory conflicting false-ish but-not if when whether because since
+though although however yet still even just only merely truly really honestly sure surely certain correct right true
+yes okay definitely exactly precisely
 """)
+_COMMON_LY = _words("family fly jelly butterfly dragonfly lily belly assembly daily weekly monthly hourly yearly only")
+_COMMON_ABLE = _words("table cable vegetable marble bible syllable timetable")
+_JUDGEMENT = re.compile(r"un(?!i|cl)[a-z]+|[a-z]+ly|(?![a-z]*(?:fish|dish)\b)[a-z]+ish|[a-z]+[ai]ble|[a-z]+ous")
+"""Adjectives and adverbs say how sure one is; what is counted are nouns."""
 
 
 def _is_unit(gap: str, unit: str | None) -> bool:
@@ -341,13 +358,18 @@ def _is_unit(gap: str, unit: str | None) -> bool:
 
 
 def _are_words(words: list[str]) -> bool:
-    return 0 < len(words) <= 5 and all(_is_word(_without_power(word)) for word in words)
+    if not 0 < len(words) <= 5 or words in (["per", "cent"], ["N", "A"]):
+        return False
+    return all(_is_word(_without_power(word)) for word in words)
 
 
 def _is_word(word: str) -> bool:
     if len(word) <= 2:
         return word in _SYMBOLS or word in _SMALL_WORDS
-    return word.isalpha() and word.casefold() not in _NOT_UNITS
+    word = word.casefold()
+    if not word.isalpha() or word in _NOT_UNITS:
+        return False
+    return word in _COMMON_LY or word in _COMMON_ABLE or _JUDGEMENT.fullmatch(word) is None
 
 
 def _without_power(unit: str) -> str:

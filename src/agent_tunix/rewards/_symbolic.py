@@ -133,6 +133,7 @@ def _assigned(one: Form, name: re.Pattern[str]) -> Form:
     left, right = one.parts
     is_name = left.kind == "name" or (left.kind == "value" and name.fullmatch(left.parts[0]) is not None)
     is_names = left.kind == right.kind == "bracketed" and left.detail == right.detail == "()"
+    is_names = is_names and all(part.kind == "value" and NAME.fullmatch(part.parts[0]) for part in left.parts)
     return right if is_name or is_names else one
 
 

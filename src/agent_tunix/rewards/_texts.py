@@ -303,7 +303,7 @@ def similarity(response: str, answer: str, *, by: str = "ratio") -> float:
 def json_valid(response: str, *, schema: Mapping[str, Any] | bool | None = None) -> float:
     """Grades whether a response holds valid JSON, of a given schema.
 
-    Read is the last closed block that is fenced as ```` ```json ````, else the last `<answer>` block, else the whole
+    Read is the last closed block that is fenced and marked `json`, else the last `<answer>` block, else the whole
     text. Strictly by RFC 8259: no `NaN` or `Infinity`. An object with a key twice is no valid JSON here, because
     readers differ on which value counts; nor is one nested too deeply for the parser, an integer of more than 4,300
     digits, or a text of more than 100,000 characters.
