@@ -42,6 +42,13 @@ def test_entries_without_a_value_are_left_out():
     assert found.parts["right"].weight == pytest.approx(0.5) and found.explained == pytest.approx(1.0)
 
 
+def test_weights_come_from_all_entries_and_shares_from_those_counted():
+    counted = np.array([[True, True], [False, False]])  # where `neat` is constant
+    found = contributions(0.75 * RIGHT + 0.25 * NEAT, ALL, {"right": RIGHT, "neat": NEAT}, counted=counted)
+    assert found.parts["neat"].weight == pytest.approx(0.25) and found.parts["neat"].of_advantage == pytest.approx(0.0)
+    assert found.parts["neat"].of_mean == pytest.approx(0.25 / 0.625)
+
+
 def test_nothing_is_said_where_there_is_nothing_to_say():
     empty = contributions(RIGHT, np.zeros((2, 2), bool), {"right": RIGHT})
     assert math.isnan(empty.parts["right"].weight) and math.isnan(empty.explained)

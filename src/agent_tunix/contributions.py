@@ -38,6 +38,8 @@ def contributions(
     value: Float[np.ndarray, "prompts group"],
     valid: Bool[np.ndarray, "prompts group"],
     parts: Mapping[str, Float[np.ndarray, "prompts group"]],
+    *,
+    counted: Bool[np.ndarray, "prompts group"] | None = None,
 ) -> Contributions:
     r"""Splits a reward into its components, whatever combination made it.
 
@@ -49,6 +51,7 @@ def contributions(
       value: The reward.
       valid: Entries that count; those where a component has no value are left out as well.
       parts: Raw components, NaN where there is none.
+      counted: Entries whose shares are told; all by default. Weights are fitted to the others as well.
 
     Returns:
       The contribution of every component that has a value anywhere; nan where nothing can be said, for instance of the
@@ -61,14 +64,15 @@ def contributions(
     total = np.asarray(value, np.float64)
     table = np.stack([part[used] for part in present.values()], -1)
     weights, explained = _weights(table, total[used])
+    used &= True if counted is None else counted
     within = _centered(total, used)
     spread = float((within**2).sum())
-    mean = float(total[used].mean())
+    mean = float(total[used].mean()) if used.any() else math.nan
     return Contributions(
         {
             name: Contribution(
                 float(weight),
-                _ratio(float(weight * part[used].mean()), mean),
+                _ratio(float(weight * part[used].mean()), mean) if used.any() else math.nan,
                 _ratio(float(weight * (_centered(part, used) * within).sum()), spread),
             )
             for weight, (name, part) in zip(weights, present.items(), strict=True)

@@ -91,6 +91,8 @@ class Preflight:
     Attributes:
       name: Of the reward.
       rows: How many rows were tried.
+      shape: Of the score: rows, and texts tried for each.
+      without_value: Share of these texts that got no value.
       group_size: Completions per group that the flat shares are for.
       bounds: Declared bounds, infinite where none are.
       observed: Least and greatest value seen.
@@ -108,6 +110,8 @@ class Preflight:
 
     name: str
     rows: int
+    shape: tuple[int, ...]
+    without_value: float
     group_size: int
     bounds: Bounds
     observed: tuple[float, float]
@@ -160,6 +164,8 @@ def preflight(reward: Reward, rows: Sequence[Row], *, group_size: int = 8) -> Pr
     result = Preflight(
         name=reward.name,
         rows=len(rows),
+        shape=np.shape(score.value),
+        without_value=float(1.0 - np.mean(score.valid)),
         group_size=group_size,
         bounds=reward.bounds,
         observed=_range(score),
@@ -181,8 +187,10 @@ def preflight(reward: Reward, rows: Sequence[Row], *, group_size: int = 8) -> Pr
 def table(result: Preflight) -> str:
     """The result as plain text."""
     low, high = result.bounds
+    scores = " x ".join(map(str, result.shape)) or "none"
     lines = [
         f"reward `{result.name}` on {result.rows} rows, group size {result.group_size}",
+        f"  scores                {scores}, {result.without_value:.1%} without a value",
         f"  range seen            {result.observed[0]:g} to {result.observed[1]:g}, declared {low:g} to {high:g}",
         "  seconds a completion  "
         + ", ".join(f"{name} {_duration(value)}" for name, value in result.latency_s.items()),
@@ -278,8 +286,10 @@ def _latency(score: Score, seconds: float) -> dict[str, float]:
 
 
 def _contributions(score: Score, columns: Sequence[int]) -> Contributions:
-    parts = {name: np.asarray(part)[:, columns] for name, part in score.parts.items()}
-    return contributions(score.value[:, columns], score.valid[:, columns], parts)
+    """Weights from all texts, where every component varies if it ever does; shares over right and wrong answers."""
+    counted = np.zeros(score.value.shape, bool)
+    counted[:, columns] = True
+    return contributions(score.value, score.valid, score.parts, counted=counted)
 
 
 def _mean(values: np.ndarray, valid: np.ndarray) -> float:
@@ -372,6 +382,8 @@ def _broken(reward: Reward, rows: Sequence[Row], group_size: int, error: Excepti
     return Preflight(
         name=reward.name,
         rows=len(rows),
+        shape=(),
+        without_value=math.nan,
         group_size=group_size,
         bounds=reward.bounds,
         observed=nothing,

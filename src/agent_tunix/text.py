@@ -22,12 +22,15 @@ _MAX_BRACES = 20_000
 _MAX_CLOSING_LINE = 1_000
 _MAX_NUMBER = 200
 
-_LINE_LABEL = re.compile(r"A(?:ns)?(?:\*\*|__|\*)?:", re.IGNORECASE)
-_NAMED = r"(?:the\s+|my\s+|our\s+)?(?:(?:final|correct|numerical|numeric)\s+)?answer(?:\*\*|__|\*)?"
+_LINE_LABEL = re.compile(r"(?:A(?:ns)?(?:\*\*|__|\*)?:|Ans\.(?=\s))", re.IGNORECASE)
+_NAMED = (
+    r"(?:the\s+|my\s+|our\s+)?(?:(?:final|correct|numerical|numeric)\s+){0,2}answer(?:\*\*|__|\*)?"
+    r"(?:\s+to\s+(?:the|this)\s+(?:question|problem))?"
+)
 # A statement opens the line or a sentence, or concludes one: "I doubt that the answer is 4" states nothing.
 _STATEMENT = re.compile(
     r"(?:(?:\A|[.!?;]\s+)(?:(?:so|thus|hence|therefore|then|and),?\s+)*"
-    rf"|,\s+(?:and\s+)?(?:so|thus|hence|therefore),?\s+){_NAMED}(?:\s+is\b(?:\s*:)?|\s*[:=])",
+    rf"|,\s+(?:and\s+)?(?:so|thus|hence|therefore),?\s+){_NAMED}(?:\s+is\b(?:\s+(?:therefore|thus|hence)\b,?)?(?:\s*:)?|\s*[:=])",
     re.IGNORECASE,
 )
 _HEADING = re.compile(rf"{_NAMED}(?:\s+is)?\s*:?(?:\*\*|__)?\s*:?", re.IGNORECASE)

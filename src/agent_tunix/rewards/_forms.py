@@ -21,7 +21,7 @@ from agent_tunix.rewards._latex import (
     spelled,
     without_unit,
 )
-from agent_tunix.rewards._numbers import _is_word, _unwrapped, quantity
+from agent_tunix.rewards._numbers import _are_words, _unwrapped, quantity
 
 MAX_DEPTH = 10
 MAX_DIGITS = 30
@@ -52,7 +52,7 @@ def form(text: str) -> Form | None:
         return None
     bare = _unwrapped(text)
     if "," in bare and quantity(bare) is not None:
-        bare = bare.replace(",", "")
+        bare = bare.replace("{,}", "").replace(",", "")
     written = without_unit(canonical(bare))
     if not written:
         return None
@@ -67,7 +67,7 @@ _LABEL = re.compile(
 _ARGUMENTS = re.compile(r"_(?:\{[A-Za-z0-9, ]*\}|[A-Za-z0-9])|(?<=[A-Za-z'}])\([^()]*\)|\^\{-1\}(?=\()")
 _OPERATION = re.compile(r"\\(?:lim|int|sum|prod)(?![a-z])")
 _INTRODUCTION = re.compile(rf"{_TEXT}(?:\b(?:is|are)|:)\s*\}}")
-_LINKS = frozenset(("a", "an", "of", "in", "is", "are"))
+_LINKS = frozenset(("an", "of", "in", "is", "are"))
 
 
 def _labelled(text: str) -> Form | None:
@@ -87,8 +87,9 @@ def _labelled(text: str) -> Form | None:
 def _is_label(label: str, introduction: re.Match[str] | None) -> bool:
     """Whether a left side names something and neither denies nor hedges."""
     bare = introduction[1] if introduction is not None else _ARGUMENTS.sub("", _ARGUMENTS.sub("", label))
-    words = re.findall(r"[A-Za-z]{3,}" if introduction is None else "[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", bare))
-    return _LABEL.fullmatch(bare or " ") is not None and all(word in _LINKS or _is_word(word) for word in words)
+    # A single letter, or capitals such as AB, are names of things.
+    words = re.findall(r"[A-Za-z]{3,}|\b[a-z]{2}\b", re.sub(r"\\[A-Za-z]+", " ", bare))
+    return _LABEL.fullmatch(bare or " ") is not None and all(word in _LINKS or (len(word) > 2 and _are_words([word])) for word in words)
 
 
 # --- The language -----------------------------------------------------------------------------------------------------

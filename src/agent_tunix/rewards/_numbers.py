@@ -301,41 +301,42 @@ MHz GHz Pa kPa KB MB GB TB mph kph kmh km/h m/s ft/s °C °F ° C F rpm cal kcal
 _SMALL_WORDS = frozenset(("a", "an", "of", "on"))
 # Words that change the value, hedge, deny, compare, or name another number.
 _NOT_UNITS = _words("""
-hundred hundreds thousand thousands million millions billion billions trillion trillions quadrillion
-quintillion sextillion septillion octillion nonillion decillion couple mio mrd lakh
-lakhs crore crores dozen dozens gross half halves third thirds fourth fourths fifth fifths sixth sixths seventh
-sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths percent percentage
-percentages pct squared cubed factorial root power modulo mod remainder
-zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety ten tens ones millionth millionths
-mil mill mils bil bln mln tril grand thou thousandfold hundredfold tenfold twofold threefold fold twice double
-doubled triple tripled quadruple thrice recurring repeating repeated basis base binary hexadecimal hex octal choose
-imaginary score hundredweight
-and but nor not never none neither either maybe perhaps possibly probably likely unlikely approximately approx
-about around roughly nearly almost circa unsure unknown guess think except without unless else plus minus times
-multiplied divided over under above below than least most minimum maximum max between through until from with
-was were are isnt equal equals equivalent would could might may should can cannot does did wrong false incorrect
-negative positive inverse reciprocal opposite otherwise instead rather versus
-ish kinda sorta hopefully presumably supposedly apparently seemingly allegedly potentially conceivably arguably
-actually wait sorry oops nope untrue lie lies mistaken mistake error errors invalid unclear undefined infinite
-infinity doubt doubtful unless suppose assume assuming estimated estimate estimation rounded near nearby exceeding
-beyond upwards downwards either doesnt dont didnt wont wasnt arent cannot whichever whatever something
-hmm hmmm umm huh meh idk dunno tbh afaik iirc imo imho tbd tba nvm nah nay yea yeah lol haha smh wtf typo joke jk
-scratch ignore disregard tentative pending provisional est avg average mean median mode less fewer off few extra short
-shy approximate appr approxim ballpark ref halved quartered inverted negated reversed backwards backward flipped negate
-wrongs incorrectness erroneous fake bogus false falsehood disputed contested rejected retracted refuted denied assumed
-assumption guessing guessed guesstimate guesses random arbitrary placeholder dummy example sample test impossible
-uncertain uncertainty depends depending dependent varies vary varying variable any anything anyone all every everything
-nothing null nan nil void excluded excluding exclusive included inclusive subtracted added removed missing omitted
-halfway pick choose select option options alternatively alternative choice choices also besides additionally another
-other others later earlier before after previously formerly once originally first second final finally corrected
-correction incorrectly wrongly confident confidence unsolved unanswered pass skip blank empty absurd nonsense bullshit
-imprecise inexact inaccurate contradiction contradictory conflicting false-ish but-not if when whether because since
-though although however yet still even just only merely truly really honestly sure surely certain correct right true
-yes okay definitely exactly precisely
+hundred hundreds thousand thousands million millions billion billions trillion trillions quadrillion quintillion
+sextillion septillion octillion nonillion decillion couple mio mrd lakh lakhs crore crores dozen dozens gross half
+halves third thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths
+hundredth hundredths thousandth thousandths percent percentage percentages pct squared cubed factorial root power modulo
+mod remainder zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety tens ones millionth millionths mil
+mill mils bil bln mln tril grand thou thousandfold hundredfold tenfold twofold threefold fold twice double doubled
+triple tripled quadruple thrice recurring repeating repeated basis base binary hexadecimal hex octal choose imaginary
+score hundredweight and but nor not never none neither maybe perhaps possibly probably likely unlikely approximately
+approx about around roughly nearly almost circa unsure unknown guess think except without unless else plus minus
+multiplied divided over under above below than least most minimum maximum max between through until from with was were
+are isnt equal equals equivalent would could might may should can does did inverse reciprocal opposite otherwise instead
+rather versus ish kinda sorta hopefully presumably supposedly apparently seemingly allegedly potentially conceivably
+arguably actually wait sorry oops nope untrue lie lies mistaken mistake error errors undefined infinite infinity doubt
+doubtful suppose assume assuming estimated estimate estimation rounded near nearby exceeding beyond upwards downwards
+either doesnt dont didnt wont wasnt arent cannot whichever whatever something
+hmm hmmm umm huh meh idk dunno tbh afaik iirc imo imho tbd tba nvm nah nay yea yeah lol haha smh wtf typo joke
+scratch ignore disregard guessing guessed guesstimate guesses ballpark halved quartered inverted negated negate reversed
+backwards backward flipped halfway excluded excluding exclusive inclusive subtracted rejected retracted refuted denied
+depends depending varies vary varying nothing null nan nil void if when whether because since though although however
+yes okay nonsense bogus contradiction alternatively besides additionally once formerly anyone anything everything
 """)
-_COMMON_LY = _words("family fly jelly butterfly dragonfly lily belly assembly daily weekly monthly hourly yearly only")
-_COMMON_ABLE = _words("table cable vegetable marble bible syllable timetable")
+# Adjectives and adverbs that say how sure one is, unless what is counted follows: `4 wrong answers`.
+_JUDGEMENTS = _words("""
+wrong false incorrect correct right true invalid unclear sure certain confident tentative pending provisional est avg
+average mean median approximate appr approxim erroneous fake disputed contested assumed random arbitrary placeholder
+dummy example sample test imprecise inexact inaccurate any all every other others another extra less fewer off few some
+short shy odd too added removed missing omitted included alternative first second final corrected correction even just
+still yet empty absurd assumption confidence contradictory conflicting solved unsolved dependent variable many high low
+negative positive
+""")
+_COMMON = _words("""
+family fly jelly butterfly dragonfly lily belly assembly daily weekly monthly hourly yearly table cable vegetable marble
+bible syllable timetable
+""")
+_PLURALS = _words("people children men women feet teeth mice geese fish sheep deer police")
 _JUDGEMENT = re.compile(r"un(?!i|cl)[a-z]+|[a-z]+ly|(?![a-z]*(?:fish|dish)\b)[a-z]+ish|[a-z]+[ai]ble|[a-z]+ous")
 """Adjectives and adverbs say how sure one is; what is counted are nouns."""
 
@@ -360,16 +361,25 @@ def _is_unit(gap: str, unit: str | None) -> bool:
 def _are_words(words: list[str]) -> bool:
     if not 0 < len(words) <= 5 or words in (["per", "cent"], ["N", "A"]):
         return False
-    return all(_is_word(_without_power(word)) for word in words)
+    if not all(_is_word(_without_power(word)) for word in words):
+        return False
+    return words == ["in", "all"] or not _is_judged(words)
+
+
+def _is_judged(words: list[str]) -> bool:
+    """Whether a word says how sure one is, with no plural behind it that it could describe."""
+    for word in map(str.casefold, reversed(words)):
+        if word in _JUDGEMENTS or (word not in _COMMON and _JUDGEMENT.fullmatch(word)):
+            return True
+        if word.endswith("s") or word in _PLURALS:
+            return False
+    return False
 
 
 def _is_word(word: str) -> bool:
     if len(word) <= 2:
         return word in _SYMBOLS or word in _SMALL_WORDS
-    word = word.casefold()
-    if not word.isalpha() or word in _NOT_UNITS:
-        return False
-    return word in _COMMON_LY or word in _COMMON_ABLE or _JUDGEMENT.fullmatch(word) is None
+    return word.isalpha() and word.casefold() not in _NOT_UNITS
 
 
 def _without_power(unit: str) -> str:

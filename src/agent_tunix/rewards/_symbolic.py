@@ -118,7 +118,7 @@ def _may_be_same(found: Form, wanted: Form) -> bool:
 
 _ANGLE = r"(?:\\(?:theta|alpha|beta|gamma|phi)|[A-Z])"
 _OWNED_NAME = re.compile(
-    rf"{NAME.pattern}|\|?[A-Z]{{2,4}}\|?|\\(?:{'|'.join(FUNCTIONS)})\s*\(?\s*{_ANGLE}\s*\)?|[A-Za-z]\([A-Za-z0-9 +-]+\)"
+    rf"{NAME.pattern}|\|?[A-Z]{{2,4}}\|?|\\(?:{'|'.join(FUNCTIONS)})\s*\(?\s*{_ANGLE}\s*\)?|[A-Za-z]\([A-Za-z0-9 =+-]+\)"
     r"|\\frac\{d[A-Za-z]?\}\{d[a-z]\}"
 )
 """What an equation may be solved for."""
