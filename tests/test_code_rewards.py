@@ -4,6 +4,7 @@ import json
 import math
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
