@@ -122,6 +122,14 @@ def test_the_benchmark_writes_what_it_measured(tmp_path):
     assert all(row["on"] in hostile["kinds"] for row in hostile["graders"].values())
 
 
+def test_the_page_shows_the_numbers_of_the_result_file():
+    docs = FOLDER.parent / "docs"
+    result = json.loads((docs / "results" / "rewards.json").read_text(encoding="utf-8"))
+    shown = (docs / "guides" / "reward_speed.md").read_text(encoding="utf-8").splitlines()
+    assert not result["quick"]
+    assert [line for line in benchmark.table(result).splitlines() if line and line not in shown] == []
+
+
 def test_the_formulas_of_the_benchmark_are_judged_as_they_are():
     result = benchmark.symbolic(benchmark.QUICK)
     assert (result["pairs"], result["right"]) == (50, 50)

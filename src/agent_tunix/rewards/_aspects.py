@@ -90,8 +90,8 @@ def extract_number(response: str) -> float:
       response: A completion, or an array of them.
 
     Returns:
-      The number, a percentage in percent; NaN where there is none, or where the stated answer holds several. An error
-      computed from NaN is NaN, and `max(0.0, 1.0 - error)` is then 0.0.
+      The number, a percentage in percent; NaN where there is none, where the stated answer holds several, or where it
+      is beyond the range of floats. An error computed from NaN is NaN, and `max(0.0, 1.0 - error)` is then 0.0.
 
     Examples:
       >>> extract_number("2 + 2 = 4. The answer is $1,234.50.")
@@ -101,7 +101,8 @@ def extract_number(response: str) -> float:
     """
     number = _one_number(response)
     found = None if number is None else quantity(number)
-    return math.nan if found is None else float(found.value)
+    value = math.nan if found is None else float(found.value)
+    return value if math.isfinite(value) else math.nan
 
 
 @universal(bounds=(0, 1))

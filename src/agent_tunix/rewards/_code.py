@@ -131,8 +131,8 @@ def passes_tests(
     return _call_credit(program, source, entry_point, credit, limits)
 
 
-def program_of(response: str) -> str:
-    r"""Returns the program that a response states.
+def program_of(text: str) -> str:
+    r"""Returns the program that a text states.
 
     That is the content of the last fenced block marked `python`, `py` or `python3`, else of the last fenced block
     without a mark, else the last complete `<answer>` block, else all of it. As in CommonMark, a block that is not
@@ -142,14 +142,14 @@ def program_of(response: str) -> str:
       >>> program_of("So:\n```python\nx = 1\n```\nDone.")
       'x = 1'
     """
-    program = _last_marked(_fenced(response))
+    program = _last_marked(_fenced(text))
     if program is not None:
         return program
-    end = response.rfind(ANSWER_CLOSE)
-    begin = response.rfind(ANSWER_OPEN, 0, max(end, 0))
+    end = text.rfind(ANSWER_CLOSE)
+    begin = text.rfind(ANSWER_OPEN, 0, max(end, 0))
     if begin < 0:
-        return response
-    answer = response[begin + len(ANSWER_OPEN) : end]
+        return text
+    answer = text[begin + len(ANSWER_OPEN) : end]
     program = _last_marked(_fenced(answer))  # A fence that follows the tag on its line begins no line before now.
     return answer if program is None else program
 

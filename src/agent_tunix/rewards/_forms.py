@@ -88,17 +88,19 @@ def _is_label(label: str, introduction: re.Match[str] | None) -> bool:
     """Whether a left side names something and neither denies nor hedges."""
     bare = introduction[1] if introduction is not None else _ARGUMENTS.sub("", _ARGUMENTS.sub("", label))
     # A single letter, or capitals such as AB, are names of things.
-    words = re.findall(r"[A-Za-z]{3,}|\b[a-z]{2}\b", re.sub(r"\\[A-Za-z]+", " ", bare))
-    return _LABEL.fullmatch(bare or " ") is not None and all(word in _LINKS or (len(word) > 2 and _are_words([word])) for word in words)
+    words = re.findall(r"[A-Za-z]{3,}|\b[A-Za-z][a-z]\b", re.sub(r"\\[A-Za-z]+", " ", bare))
+    return _LABEL.fullmatch(bare or " ") is not None and all(
+        word in _LINKS or (len(word) > 2 and _are_words([word])) for word in words
+    )
 
 
 # --- The language -----------------------------------------------------------------------------------------------------
 
 _COMMANDS = frozenset(
     (
-        "frac sqrt cdot times div pi infty pm le ge ne cup in mid setminus lfloor rfloor lceil rceil binom fact alpha beta "
-        "gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi sigma phi varphi chi psi omega rho tau "
-        "Gamma Delta Theta Lambda Sigma Phi Psi Omega " + " ".join(FUNCTIONS)
+        "frac sqrt cdot times div pi infty pm le ge ne cup in mid setminus lfloor rfloor lceil rceil binom fact "
+        "alpha beta gamma delta epsilon varepsilon zeta eta theta kappa lambda mu nu xi sigma phi varphi chi psi "
+        "omega rho tau Gamma Delta Theta Lambda Sigma Phi Psi Omega " + " ".join(FUNCTIONS)
     ).split()
 )
 _TOKEN = re.compile(
@@ -168,13 +170,16 @@ _RELATION = re.compile(r"\\(?:le|ge|ne)(?![A-Za-z])|[<>=]")
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?([0-9]{1,2})\}?")
 _NUMERAL_SUBSCRIPT = re.compile(r"[0-9]_")
 NAME = re.compile(
-    r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]{1,3}\}?)?|\\(?:theta|alpha|beta|lambda|gamma|phi))'?(?:(?:\^\{-1\})?\s*\([A-Za-z]\))?"
+    r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]{1,3}\}?)?|\\(?:theta|alpha|beta|lambda|gamma|phi|mu|sigma|rho|tau|omega|delta))'?(?:(?:\^\{-1\})?\s*\([A-Za-z]\))?"
 )
-_TWO_LETTER_WORDS = frozenset(
-    "am an as at be by do go he hi if in is it me my no of oh ok on or ox so to up us we".split()
-)
+_TWO_LETTER_WORDS = frozenset((
+    "am", "an", "as", "at", "be", "by", "do", "go", "he", "hi", "if", "in", "is", "it", "me", "my",
+    "no", "of", "oh", "ok", "on", "or", "ox", "so", "to", "up", "us", "we",
+))  # fmt: skip
 _NO_VALUE = re.compile(r"\\(?:in|mid|cup|setminus)(?![a-z])")
 _OF_SEVERAL = re.compile(r"\\(?:gcd|lcm|max|min)(?![a-z])")
+_PRODUCT = re.compile(r"(\)|\\pi)\s*\(")
+"""What the parser would take for a function of what is in the second parentheses."""
 _DECIMAL = re.compile(r"([0-9]*)\.([0-9]+)")
 _MEMBER = re.compile(r"\\in(?![a-z])")
 _BUILDER = re.compile(r"[A-Za-z]\s*(?:\\in\s*\(-\\infty,\\infty\)\s*)?(?:\\mid(?![a-z])|\|)(.+)")  # x | x > 2
@@ -313,8 +318,8 @@ def _value(text: str) -> Form | None:
         return None
     if "," in text and not _OF_SEVERAL.search(text):
         return None
-    # The parser takes (2)(3) for a function of 3.
-    return Form("value", (_DECIMAL.sub(_decimal_fraction, text).replace(")(", ")\\cdot("),), detail)
+    text = _PRODUCT.sub(r"\1\\cdot(", _DECIMAL.sub(_decimal_fraction, text))
+    return Form("value", (text,), detail)
 
 
 def _plus_minus(text: str) -> Form | None:

@@ -45,7 +45,9 @@ def exact_answer(
       symbolic: Also grade 1 where the two are equal as mathematics, read as LaTeX by math-verify in a process of its
         own. It is asked only about closed expressions, tuples, intervals, sets, matrices and equations of the
         reference's kind. What cannot be compared in 0.9 s is graded 0: the stated text is what makes a comparison
-        long, and a text that could abstain by being unreadable would escape its grade.
+        long, and a text that could abstain by being unreadable would escape its grade. The first comparison of a
+        process waits some seconds until SymPy is loaded; later ones do not, also after one had to be killed, as a
+        second process stands by.
 
     Returns:
       1.0 or 0.0; an array of the broadcast shape where either argument is one.
@@ -104,12 +106,19 @@ def tag_format(response: str) -> float:
 
 
 def _is_same(stated: str, reference: str) -> bool:
+    # Most answers are plain integers, and comparing those takes a third of the time.
+    if _is_plain(stated) and _is_plain(reference):
+        return stated.lstrip("0") == reference.lstrip("0")
     # Normalising a megabyte to compare it with a word is wasted; markup never multiplies a length like this.
     if not stated or len(stated) > 4 * len(reference) + 1000:
         return False
     key = _key(stated) if len(stated) <= _numbers.MAX_CHARACTERS else answer_key(stated)
     # `x = 4` states 4, and is not `y = 4`.
     return key == _key(reference) and ("=" not in reference or _numbers.is_of_same_name(stated, reference))
+
+
+def _is_plain(written: str) -> bool:
+    return written.isdigit() and written.isascii() and len(written) <= _numbers.MAX_CHARACTERS
 
 
 def _leniently(

@@ -99,6 +99,10 @@ _NAME = re.compile(r"([A-Za-z])\s*=")
 
 # --- Layers around the number -----------------------------------------------------------------------------------------
 
+_COMMANDS = (
+    "boxed", "fbox", "mbox", "text", "textrm", "textbf", "textit", "texttt", "mathbf", "mathrm", "mathit", "mathsf",
+    "underline", "boldsymbol", "emph",
+)  # fmt: skip
 _WRAPPERS = (
     ("**", "**"),
     ("__", "__"),
@@ -114,13 +118,7 @@ _WRAPPERS = (
     ("'", "'"),
     ("“", "”"),
     ("‘", "’"),
-    *(
-        (f"\\{command}{{", "}")
-        for command in (
-            "boxed", "fbox", "text", "textrm", "textbf", "textit", "texttt", "mathbf", "mathrm", "mathit", "mathsf",
-            "mbox", "underline", "boldsymbol", "emph",
-        )  # fmt: skip
-    ),
+    *((f"\\{command}{{", "}") for command in _COMMANDS),
 )
 _STATEMENT = re.compile(
     r"(?P<mark>\*\*|__|)(?:(?:the\s+)?(?:(?:final|correct)\s+)?answer(?:\s+is\b(?:\s*:)?|\s*[:=])|A:|\#{2,4}\s)"
@@ -329,7 +327,7 @@ wrong false incorrect correct right true invalid unclear sure certain confident 
 average mean median approximate appr approxim erroneous fake disputed contested assumed random arbitrary placeholder
 dummy example sample test imprecise inexact inaccurate any all every other others another extra less fewer off few some
 short shy odd too added removed missing omitted included alternative first second final corrected correction even just
-still yet empty absurd assumption confidence contradictory conflicting solved unsolved dependent variable many high low
+still yet absurd assumption confidence contradictory conflicting solved unsolved dependent variable many high low
 negative positive
 """)
 _COMMON = _words("""

@@ -49,13 +49,14 @@ def inline(function: Callable[..., Any], calls: Sequence[Call]) -> Results:
     problems: dict[int, tuple[Outcome, str]] = {}
     clock = time.perf_counter
     times = [clock()]
-    for index, (arguments, settings) in enumerate(calls):
+    keep, stamp = values.append, times.append
+    for arguments, settings in calls:
         try:
-            values.append(function(*arguments, **settings))
+            keep(function(*arguments, **settings) if settings else function(*arguments))
         except Exception as error:  # A user's grader may raise anything; the reason is kept.
-            values.append(None)
-            problems[index] = Outcome.FAILED, reason(error)
-        times.append(clock())
+            problems[len(values)] = Outcome.FAILED, reason(error)
+            keep(None)
+        stamp(clock())
     return Results(values, problems, [after - before for before, after in itertools.pairwise(times)])
 
 

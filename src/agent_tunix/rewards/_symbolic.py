@@ -118,8 +118,8 @@ def _may_be_same(found: Form, wanted: Form) -> bool:
 
 _ANGLE = r"(?:\\(?:theta|alpha|beta|gamma|phi)|[A-Z])"
 _OWNED_NAME = re.compile(
-    rf"{NAME.pattern}|\|?[A-Z]{{2,4}}\|?|\\(?:{'|'.join(FUNCTIONS)})\s*\(?\s*{_ANGLE}\s*\)?|[A-Za-z]\([A-Za-z0-9 =+-]+\)"
-    r"|\\frac\{d[A-Za-z]?\}\{d[a-z]\}"
+    rf"{NAME.pattern}|\|?[A-Z]{{2,4}}\|?|\\(?:{'|'.join(FUNCTIONS)})\s*\(?\s*{_ANGLE}\s*\)?"
+    r"|[A-Za-z]\([A-Za-z0-9 =+-]+\)|\\frac\{d[A-Za-z]?\}\{d[a-z]\}"
 )
 """What an equation may be solved for."""
 _OWN_NAME = re.compile(rf"(?:{_OWNED_NAME.pattern})(?:\s*[+-]\s*(?:{_OWNED_NAME.pattern}))*")
@@ -211,7 +211,7 @@ _FACTORIAL = re.compile(r"\\fact\{([^{}]*)\}")
 _POINTS = 12
 _MIN_POINTS = 3
 _DIGITS = 40
-_TINY = "1e-30"
+_TINY, _NOTHING = "1e-30", "1e-95"
 
 
 def _expression(latex: str) -> Any:
@@ -240,9 +240,12 @@ def _equal(one: str, other: str) -> bool:
     first, second = _expression(one), _expression(other)
     if first == second:
         return True
-    if any(expression.has(sympy.oo, sympy.zoo, sympy.nan) for expression in (first, second)):
+    endless = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
+    if any(expression.has(*endless) for expression in (first, second)):
         return False
     if not (first.free_symbols or second.free_symbols):
+        if first.is_Rational and second.is_Rational:
+            return False
         return _is_near(sympy.N(first, _DIGITS), sympy.N(second, _DIGITS))
     values = list(_at_points(first, second))
     # Formulas in names that are no numbers, or that are defined almost nowhere.
@@ -277,9 +280,13 @@ def _at_points(first: Any, second: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_near(one: Any, other: Any) -> bool:
+    """Whether two values agree in 30 digits, or are both what is left of a zero."""
     import sympy
 
-    return bool(abs(one - other) <= sympy.Float(_TINY) * (1 + abs(other)))
+    if one.is_Rational and other.is_Rational:
+        return bool(one == other)
+    size = max(abs(one), abs(other))
+    return bool(size <= sympy.Float(_NOTHING) or abs(one - other) <= sympy.Float(_TINY) * size)
 
 
 @functools.cache
