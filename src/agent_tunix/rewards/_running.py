@@ -5,13 +5,14 @@ functions that lift graders (`per_completion`, `as_reward`, `from_lists`), so th
 """
 
 import functools
-import itertools
 import logging
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from agent_tunix.errors import RewardError, unknown
 from agent_tunix.rewards._pool import Call, ProcessPool, UnpicklableError
@@ -36,7 +37,7 @@ class Results(NamedTuple):
 
     values: list[Any]
     problems: dict[int, tuple[Outcome, str]]
-    seconds: list[float]
+    seconds: Sequence[float] | np.ndarray
 
 
 Runner = Callable[[Callable[..., Any], Sequence[Call]], Results]
@@ -57,7 +58,7 @@ def inline(function: Callable[..., Any], calls: Sequence[Call]) -> Results:
             problems[len(values)] = Outcome.FAILED, reason(error)
             keep(None)
         stamp(clock())
-    return Results(values, problems, [after - before for before, after in itertools.pairwise(times)])
+    return Results(values, problems, np.diff(times))
 
 
 def threads(workers: int = 8, *, timeout_s: float | None = None) -> Runner:
