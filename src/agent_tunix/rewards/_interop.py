@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from agent_tunix.batching import text_rollouts
 from agent_tunix.rewards._lift import column_of, from_lists, name_of
 from agent_tunix.rewards._running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
 from agent_tunix.rewards._running import run as run_calls
@@ -207,19 +208,10 @@ def _text_rollouts(
             f"got {len(prompts)} prompts and {total} completions for group_size={group_size}; "
             "give one prompt per completion and whole groups"
         )
-    shape = (total // group_size, group_size)
-    no_tokens, no_mask = np.zeros((*shape, 0), np.float32), np.zeros((*shape, 0), bool)
-    return Rollouts(
-        prompts=_texts(prompts[::group_size]),
-        completions=[_texts(completions[start : start + group_size]) for start in range(0, total, group_size)],
-        columns={name: values[::group_size] for name, values in columns.items() if _is_column(values, total)},
-        prompt_ids=np.zeros((shape[0], 0), np.int32),
-        prompt_mask=np.zeros((shape[0], 0), bool),
-        completion_ids=no_tokens.astype(np.int32),
-        completion_mask=no_mask,
-        truncated=np.zeros(shape, bool),
-        logprobs=no_tokens,
-        old_logprobs=no_tokens,
+    return text_rollouts(
+        _texts(prompts[::group_size]),
+        [_texts(completions[start : start + group_size]) for start in range(0, total, group_size)],
+        {name: values[::group_size] for name, values in columns.items() if _is_column(values, total)},
     )
 
 

@@ -37,7 +37,7 @@ class Results(NamedTuple):
 
     values: list[Any]
     problems: dict[int, tuple[Outcome, str]]
-    seconds: Sequence[float] | np.ndarray
+    seconds: Sequence[float]
 
 
 Runner = Callable[[Callable[..., Any], Sequence[Call]], Results]
@@ -58,7 +58,7 @@ def inline(function: Callable[..., Any], calls: Sequence[Call]) -> Results:
             problems[len(values)] = Outcome.FAILED, reason(error)
             keep(None)
         stamp(clock())
-    return Results(values, problems, np.diff(times))
+    return Results(values, problems, np.diff(times).tolist())
 
 
 def threads(workers: int = 8, *, timeout_s: float | None = None) -> Runner:
