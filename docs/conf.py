@@ -62,7 +62,7 @@ def settle(app, what, name, obj, options, lines):
 
 
 # An alias is expanded before anybody is asked.
-RUNNER = re.compile(r"~?collections\.abc\.Callable\[\[~?collections\.abc\.Callable\[\[.*?_running\.Results\]")
+RUNNER = re.compile(r"~?collections\.abc\.Callable\[\[~?collections\.abc\.Callable\[\[.*?running\.Results\]")
 
 
 def plain_names(app, what, name, obj, options, signature, returns):

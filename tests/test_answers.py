@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_tunix import rewards, text
-from agent_tunix.rewards._forms import form
-from agent_tunix.rewards._numbers import answer_key
-from agent_tunix.rewards._symbolic import same
+from agent_tunix.rewards._answers.forms import form
+from agent_tunix.rewards._answers.numbers import answer_key
+from agent_tunix.rewards._answers.symbolic import same
 
 # --- What models write ------------------------------------------------------------------------------------------------
 
@@ -1482,9 +1482,9 @@ def test_workers_outlive_a_comparison_that_was_stopped():
 
 
 def test_symbolic_comparison_without_its_extra_says_what_to_install(monkeypatch):
-    from agent_tunix.rewards import _symbolic
+    from agent_tunix.rewards._answers import symbolic
 
-    monkeypatch.setattr(_symbolic, "_is_installed", lambda: False)
+    monkeypatch.setattr(symbolic, "_is_installed", lambda: False)
     with pytest.raises(ImportError, match=r"pip install agent-tunix\[math\]"):
         rewards.exact_answer("\\boxed{2}", "2", symbolic=True)
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_tunix import rewards
-from agent_tunix.rewards import _sandbox, _sandbox_tester
 from agent_tunix.rewards._code import SandboxError, program_of, sandbox_report
+from agent_tunix.rewards._sandbox import sandbox, tester
 
 passes_tests = rewards.passes_tests
 
@@ -224,7 +224,7 @@ def test_unknown_credit_is_refused():
 
 
 def test_a_sandbox_that_cannot_start_is_an_error_and_never_a_zero(monkeypatch):
-    monkeypatch.setattr(_sandbox.sys, "_base_executable", "/bin/false")
+    monkeypatch.setattr(sandbox.sys, "_base_executable", "/bin/false")
     with pytest.raises(SandboxError, match="did not start"):
         passes_tests(ADD, ADD_TESTS)
 
@@ -410,7 +410,7 @@ def test_no_process_survives(program):
 
 
 def test_no_launcher_and_no_folder_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(_sandbox.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
     program = "import os\nos.makedirs('a/b')\nopen('a/b/c', 'w').close()\nos.chmod('a/b', 0)\nos.chmod('a', 0)\n"
     tmp_path.chmod(0o755)
     assert passes_tests(program + ADD, ADD_TESTS) == 1.0
@@ -535,8 +535,8 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_what_is_encoded_is_decoded(value):
-    wire = json.loads(json.dumps(_sandbox_tester.encode(value, None)))
-    back = _sandbox_tester.decode(wire, None)
+    wire = json.loads(json.dumps(tester.encode(value, None)))
+    back = tester.decode(wire, None)
     assert back == value
     assert repr(back) == repr(value)
 
@@ -544,6 +544,6 @@ def test_what_is_encoded_is_decoded(value):
 @given(st.floats(), st.frozensets(st.integers()), st.complex_numbers(allow_nan=False))
 def test_sets_and_odd_numbers_are_decoded(number, items, pair):
     value = [number, items, set(items), pair]
-    back = _sandbox_tester.decode(json.loads(json.dumps(_sandbox_tester.encode(value, None))), None)
+    back = tester.decode(json.loads(json.dumps(tester.encode(value, None))), None)
     assert back[1:] == value[1:]
     assert back[0] == number or (math.isnan(back[0]) and math.isnan(number))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_tunix import rewards
-from agent_tunix.rewards._numbers import Quantity, normalized, quantity
+from agent_tunix.rewards._answers.numbers import Quantity, normalized, quantity
 from agent_tunix.types import Bounds, Failure, Outcome, Rollouts, Score
 
 

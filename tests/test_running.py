@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from agent_tunix import rewards
 from agent_tunix.errors import RewardError
-from agent_tunix.rewards._pool import ProcessPool, UnpicklableError, _Run
-from agent_tunix.rewards._running import Results, on_failure_policy, run
+from agent_tunix.rewards._calls.pool import ProcessPool, UnpicklableError, _Run
+from agent_tunix.rewards._calls.running import Results, on_failure_policy, run
 from agent_tunix.types import Outcome
 
 # Workers need not import this module, and with it jax, to have a function of it.
@@ -246,7 +246,7 @@ def test_a_coroutine_that_cancels_itself_has_failed():
 
 
 def test_a_blocked_loop_is_given_up_and_replaced(monkeypatch):
-    monkeypatch.setattr("agent_tunix.rewards._waiting._BLOCKED_S", 0.3)
+    monkeypatch.setattr("agent_tunix.rewards._calls.waiting._BLOCKED_S", 0.3)
 
     async def blocks(number):
         time.sleep(1.5 * number)
@@ -353,7 +353,7 @@ def test_large_arguments_and_values_cross_at_the_same_time(pool):
 def test_functions_and_classes_of_scripts_travel(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
-from agent_tunix.rewards._pool import ProcessPool
+from agent_tunix.rewards._calls.pool import ProcessPool
 class Text:
     def __init__(self, text): self.text = text
 FACTOR = 2
@@ -623,7 +623,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path, how, timeout_s):
     path = tmp_path / "worker"
     code = f"""
 import os
-from agent_tunix.rewards._pool import ProcessPool
+from agent_tunix.rewards._calls.pool import ProcessPool
 def grade(_):
     with open({str(path)!r}, "w") as file: file.write(f"{{os.getpid()}}.")
     exec({how!r})

@@ -20,7 +20,7 @@ from typing import Any
 _HOMES = {
     # Graders: text to a number, without jax.
     "_graders": ("exact_answer", "tag_format"),
-    "_numbers": ("answer_key",),
+    "_answers.numbers": ("answer_key",),
     "_documented": ("check_answer", "check_numbers", "match_format_exactly"),
     "_patterns": (
         "binary_reward", "composite_reward", "continuous_reward", "graduated_reward", "improved_reward",
@@ -39,7 +39,7 @@ _HOMES = {
     "_code": ("SandboxError", "passes_tests", "program_of", "sandbox_report"),
     # From functions to rewards, and where they run.
     "_lift": ("as_reward", "from_lists", "per_completion"),
-    "_running": ("OnFailure", "Runner", "asynchronous", "inline", "processes", "retry", "threads"),
+    "_calls.running": ("OnFailure", "Runner", "asynchronous", "inline", "processes", "retry", "threads"),
     "_scorer": ("scorer",),
     "_judge": ("http_judge",),
     "_tokens": ("from_tokens",),

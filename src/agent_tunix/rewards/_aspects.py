@@ -8,10 +8,10 @@ import math
 import re
 
 from agent_tunix import text
+from agent_tunix.rewards._answers.numbers import quantity, within
 from agent_tunix.rewards._documented import check_answer, extracted_numbers, given_answer, match_format_exactly
 from agent_tunix.rewards._equations import false_statements
 from agent_tunix.rewards._graders import tag_format
-from agent_tunix.rewards._numbers import quantity, within
 from agent_tunix.rewards._universal import universal
 
 READ = 20_000

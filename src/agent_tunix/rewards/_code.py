@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from agent_tunix.rewards import _sandbox
-from agent_tunix.rewards._sandbox import Limits, SandboxError, sandbox_report
+from agent_tunix.rewards._sandbox import sandbox
+from agent_tunix.rewards._sandbox.sandbox import Limits, SandboxError, sandbox_report
 from agent_tunix.rewards._universal import universal
 from agent_tunix.text import ANSWER_CLOSE, ANSWER_OPEN
 
@@ -216,7 +216,7 @@ def _texts(pairs: Any) -> list[tuple[str, str]]:
 
 
 def _call_credit(program: str, source: str, entry_point: str | None, credit: str, limits: Limits) -> float:
-    count = _sandbox.run_asserts(program, source, entry_point, stop_early=credit == "all", limits=limits)
+    count = sandbox.run_asserts(program, source, entry_point, stop_early=credit == "all", limits=limits)
     if count is None or not count["passed"]:
         return 0.0
     if not count["failed"]:
@@ -226,7 +226,7 @@ def _call_credit(program: str, source: str, entry_point: str | None, credit: str
 
 
 def _stream_credit(program: str, pairs: Sequence[tuple[str, str]], credit: str, limits: Limits) -> float:
-    written = _sandbox.outputs(program, [given for given, _ in pairs], limits=limits)
+    written = sandbox.outputs(program, [given for given, _ in pairs], limits=limits)
     right = sum(
         text is not None and _settled(text) == _settled(wanted)
         for text, (_, wanted) in zip(written, pairs, strict=True)

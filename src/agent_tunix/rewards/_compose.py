@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from agent_tunix.rewards._calls.running import OnFailure, Runner
 from agent_tunix.rewards._combining import (
     Merge,
     added,
@@ -26,7 +27,6 @@ from agent_tunix.rewards._combining import (
 )
 from agent_tunix.rewards._graders import exact_answer, tag_format
 from agent_tunix.rewards._lift import as_reward, per_completion
-from agent_tunix.rewards._running import OnFailure, Runner
 from agent_tunix.rewards._sheet import is_number
 from agent_tunix.types import Bounds, Reward, Score
 

@@ -20,8 +20,8 @@ from fractions import Fraction
 from typing import Any
 
 from agent_tunix import text
+from agent_tunix.rewards._answers.numbers import answer_key, quantity, within
 from agent_tunix.rewards._graders import exact_answer
-from agent_tunix.rewards._numbers import answer_key, quantity, within
 from agent_tunix.rewards._universal import content, universal
 
 TAIL = 20_000

@@ -12,8 +12,8 @@ from numbers import Number
 from typing import Any
 
 from agent_tunix import text
-from agent_tunix.rewards import _numbers
-from agent_tunix.rewards._numbers import answer_key
+from agent_tunix.rewards._answers import numbers
+from agent_tunix.rewards._answers.numbers import answer_key
 from agent_tunix.rewards._universal import universal
 
 _key = lru_cache(maxsize=16_384)(answer_key)
@@ -112,13 +112,13 @@ def _is_same(stated: str, reference: str) -> bool:
     # Normalising a megabyte to compare it with a word is wasted; markup never multiplies a length like this.
     if not stated or len(stated) > 4 * len(reference) + 1000:
         return False
-    key = _key(stated) if len(stated) <= _numbers.MAX_CHARACTERS else answer_key(stated)
+    key = _key(stated) if len(stated) <= numbers.MAX_CHARACTERS else answer_key(stated)
     # `x = 4` states 4, and is not `y = 4`.
-    return key == _key(reference) and ("=" not in reference or _numbers.is_of_same_name(stated, reference))
+    return key == _key(reference) and ("=" not in reference or numbers.is_of_same_name(stated, reference))
 
 
 def _is_plain(written: str) -> bool:
-    return written.isdigit() and written.isascii() and len(written) <= _numbers.MAX_CHARACTERS
+    return written.isdigit() and written.isascii() and len(written) <= numbers.MAX_CHARACTERS
 
 
 def _leniently(
@@ -134,16 +134,18 @@ def _leniently(
         stated = text.last_number(response)
     if not stated:
         return 0.0
-    if _is_same(stated, reference) or (tolerance and _numbers.within(stated, reference, tolerance)):
+    if _is_same(stated, reference) or (tolerance and numbers.within(stated, reference, tolerance)):
         return 1.0
     return 1.0 if comparison is not None and comparison(stated, reference) else 0.0
 
 
 def _symbolic_comparison() -> Any:
-    from agent_tunix.rewards import _symbolic  # Workers that never compare symbolically need no pool.
+    from agent_tunix.rewards._answers import (
+        symbolic as comparison,  # Workers that never compare symbolically need no pool.
+    )
 
-    _symbolic.require()
-    return _symbolic.is_equal
+    comparison.require()
+    return comparison.is_equal
 
 
 def _not_text(response: Any) -> TypeError:

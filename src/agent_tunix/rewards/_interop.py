@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from agent_tunix.batching import text_rollouts
+from agent_tunix.rewards._calls.running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
+from agent_tunix.rewards._calls.running import run as run_calls
 from agent_tunix.rewards._lift import column_of, from_lists, name_of
-from agent_tunix.rewards._running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
-from agent_tunix.rewards._running import run as run_calls
 from agent_tunix.rewards._sheet import checked_bounds, is_number, part_score
 from agent_tunix.rewards._universal import content
 from agent_tunix.types import Outcome, Reward, Rollouts, Score

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agent_tunix.errors import nearest
-from agent_tunix.rewards._running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
-from agent_tunix.rewards._running import run as run_calls
+from agent_tunix.rewards._calls.running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
+from agent_tunix.rewards._calls.running import run as run_calls
 from agent_tunix.rewards._sheet import checked_bounds, part_score
 from agent_tunix.types import Bounds, Grader, Reward, Rollouts, Score
 

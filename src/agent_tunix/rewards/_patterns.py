@@ -7,6 +7,7 @@ one completion that also take arrays; `as_reward` makes any of them a reward.
 from numbers import Number
 from typing import Any
 
+from agent_tunix.rewards._answers.numbers import quantity
 from agent_tunix.rewards._aspects import (
     check_correctness,
     check_format,
@@ -24,7 +25,6 @@ from agent_tunix.rewards._aspects import (
 )
 from agent_tunix.rewards._aspects import evaluate_completeness as evaluate_completeness
 from agent_tunix.rewards._aspects import evaluate_format as evaluate_format
-from agent_tunix.rewards._numbers import quantity
 from agent_tunix.rewards._universal import universal
 
 

@@ -19,8 +19,8 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from agent_tunix.rewards._calls.running import Results, reason
 from agent_tunix.rewards._lift import column_of, name_of
-from agent_tunix.rewards._running import Results, reason
 from agent_tunix.rewards._sheet import checked_bounds, part_score
 from agent_tunix.types import Outcome, Reward, Rollouts, Score
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from agent_tunix.rewards._running import Results
+from agent_tunix.rewards._calls.running import Results
 from agent_tunix.types import Bounds, Failure, Outcome, Score
 
 _LARGEST = float(np.finfo(np.float32).max)

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent_tunix import text
+from agent_tunix.rewards._answers.numbers import quantity, within
 from agent_tunix.rewards._documented import extracted_numbers
 from agent_tunix.rewards._graders import exact_answer
-from agent_tunix.rewards._numbers import quantity, within
 from agent_tunix.rewards._universal import content
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import math
 import re
 from typing import NamedTuple
 
-from agent_tunix.rewards._latex import (
+from agent_tunix.rewards._answers.latex import (
     ALL_REALS,
     CLOSE_SET,
     FUNCTIONS,
@@ -21,7 +21,7 @@ from agent_tunix.rewards._latex import (
     spelled,
     without_unit,
 )
-from agent_tunix.rewards._numbers import _are_words, _unwrapped, quantity
+from agent_tunix.rewards._answers.numbers import _are_words, _unwrapped, quantity
 
 MAX_DEPTH = 10
 MAX_DIGITS = 30

@@ -389,7 +389,7 @@ def main(child):
     """Reads one request from descriptor 0 and writes messages to descriptor 1, one JSON value a line.
 
     Args:
-      child: The module `_sandbox_child`; the folder of both is on no path that the program could import from.
+      child: The module `child`; the folder of both is on no path that the program could import from.
     """
     child.hide()
     answers = os.dup(1)

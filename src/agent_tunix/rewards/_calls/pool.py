@@ -1,6 +1,6 @@
 """A pool of worker processes whose calls end: with a value, with a reason, or killed at their timeout.
 
-Workers are fresh interpreters on pipes (`_worker.py`), not children of `multiprocessing`: forking is unsafe once JAX
+Workers are fresh interpreters on pipes (`worker.py`), not children of `multiprocessing`: forking is unsafe once JAX
 has started its threads, and spawning would run the user's script again in every worker. A worker answers every call on
 its own, so the pool knows which call is running and for how long; it sends a few calls ahead to keep workers busy and
 takes back what was sent ahead when it has to kill one.
@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from agent_tunix.rewards._worker import CALL, DONE, FUNCTION, reason
-from agent_tunix.rewards._workplace import Worker, ending
+from agent_tunix.rewards._calls.worker import CALL, DONE, FUNCTION, reason
+from agent_tunix.rewards._calls.workplace import Worker, ending
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments of one call."""

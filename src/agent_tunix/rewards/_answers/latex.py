@@ -1,13 +1,13 @@
 r"""One way of writing each piece of mathematics: typography, plain text and abbreviated LaTeX as one kind of LaTeX.
 
 Only notation is settled here, never meaning: `\frac34`, `\dfrac{3}{4}` and `\tfrac 34` become one text, `3/4` and
-`0.75` stay others. `_forms` reads what comes out.
+`0.75` stay others. `forms` reads what comes out.
 """
 
 import math
 import re
 
-from agent_tunix.rewards._numbers import TIE, _are_words, _unwrapped
+from agent_tunix.rewards._answers.numbers import TIE, _are_words, _unwrapped
 
 MAX_CHARACTERS = 300
 OPEN_SET, CLOSE_SET, NEW_ROW = "\u2983", "\u2984", "\u2985"  # brackets of no alphabet stand in for two characters

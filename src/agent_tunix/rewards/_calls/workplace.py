@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections import deque
 
-from agent_tunix.rewards import _worker
-from agent_tunix.rewards._worker import HEADER, SETTINGS
+from agent_tunix.rewards._calls import worker
+from agent_tunix.rewards._calls.worker import HEADER, SETTINGS
 
 _PIECE = 1 << 16
 
@@ -61,7 +61,7 @@ class Worker:
         held_by_worker, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-u", _worker.__file__, str(held_by_worker)],
+                [sys.executable, "-P", "-u", worker.__file__, str(held_by_worker)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """Runs programs of strangers: starts the launcher of the sandbox, bounds its time, and reads what it says.
 
 Each call starts a launcher of its own, a bare interpreter without site packages, and waits for its end; so calls from
-any number of threads and processes do not touch each other. What confines a program is described in `_sandbox_child`,
-and how tests reach it in `_sandbox_tester`.
+any number of threads and processes do not touch each other. What confines a program is described in `child`,
+and how tests reach it in `tester`.
 """
 
 import contextlib
@@ -134,7 +134,7 @@ def _patience(request: Mapping[str, Any], limits: Limits) -> float:
 def _launched(requests: Any) -> Any:
     """A launcher that reads requests from a file, and is gone afterwards with all that it started."""
     here = os.path.dirname(os.path.abspath(__file__))
-    start = f"import sys; sys.path.append({here!r}); import _sandbox_child as child, _sandbox_tester as tester; "
+    start = f"import sys; sys.path.append({here!r}); import child, tester; "
     start += "sys.path.pop(); tester.main(child)"
     # The interpreter below a virtual environment: it needs no configuration, and no folder of the environment.
     python = getattr(sys, "_base_executable", None) or sys.executable

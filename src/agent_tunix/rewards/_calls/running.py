@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent_tunix.errors import RewardError, unknown
-from agent_tunix.rewards._pool import Call, ProcessPool, UnpicklableError
-from agent_tunix.rewards._waiting import Attempt, in_event_loop, in_threads
-from agent_tunix.rewards._worker import reason
+from agent_tunix.rewards._calls.pool import Call, ProcessPool, UnpicklableError
+from agent_tunix.rewards._calls.waiting import Attempt, in_event_loop, in_threads
+from agent_tunix.rewards._calls.worker import reason
 from agent_tunix.types import Outcome
 
 _log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from agent_tunix.rewards._pool import Call
-from agent_tunix.rewards._worker import reason
+from agent_tunix.rewards._calls.pool import Call
+from agent_tunix.rewards._calls.worker import reason
 
 _BLOCKED_S = 10.0  # What an event loop is granted beyond the timeouts of its calls before it counts as blocked.
 

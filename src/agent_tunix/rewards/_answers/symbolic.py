@@ -1,6 +1,6 @@
 r"""Equality as mathematics, for answers that exact comparison finds different.
 
-The two texts are first read by `_latex`, which decides what kind of answer each is; only kinds that agree are compared,
+The two texts are first read by `latex`, which decides what kind of answer each is; only kinds that agree are compared,
 piece by piece: numbers exactly, everything else by SymPy through the LaTeX reader and the equality of math-verify
 (https://github.com/huggingface/Math-Verify). That runs in worker processes that are killed when a comparison takes too
 long, because no limit inside a process stops SymPy: `9^{9^9}` holds the interpreter's lock until memory ends.
@@ -18,10 +18,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from agent_tunix.rewards._forms import NAME, Form, form
-from agent_tunix.rewards._latex import FUNCTIONS, spelling
-from agent_tunix.rewards._numbers import quantity
-from agent_tunix.rewards._pool import ProcessPool, Result
+from agent_tunix.rewards._answers.forms import NAME, Form, form
+from agent_tunix.rewards._answers.latex import FUNCTIONS, spelling
+from agent_tunix.rewards._answers.numbers import quantity
+from agent_tunix.rewards._calls.pool import ProcessPool, Result
 
 TIMEOUT_S = 0.9
 _PROCESSOR_S = 0.6  # The next comparison after a kill waits seconds for a new worker to import SymPy.

@@ -1,0 +1,1 @@
+"""What answers mean: numbers, the forms of LaTeX, symbolic equality."""

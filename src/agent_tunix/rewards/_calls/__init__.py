@@ -1,0 +1,1 @@
+"""Where the calls of graders run: inline, threads, event loop, processes that can be killed."""
