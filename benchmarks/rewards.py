@@ -17,6 +17,7 @@ import platform
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -357,10 +358,25 @@ def _leaves(values: dict[str, Any], path: str = "") -> list[str]:
     return lines
 
 
+def renewed(page: str, result: dict[str, Any]) -> str:
+    """A page whose tables, known by their first line, and whose sentence on the machine are those of a result."""
+    found = result["machine"]
+    measured = (
+        f"Measured on {found['date'][:10]} on {found['cores']} cores of an {found['cpu']} with Python "
+        f"{found['python']}, load average {found['load_average_before']:.1f} at the start. Absolute rates drift with "
+        "the machine; rates of one run can be compared."
+    )
+    blocks = {block.partition("\n")[0]: block for block in table(result).strip().split("\n\n")}
+    paragraphs = [blocks.get(text.partition("\n")[0], text) for text in page.split("\n\n")]
+    wrapped = "\n".join(textwrap.wrap(measured, 120))
+    return "\n\n".join(wrapped if text.startswith("Measured on") else text for text in paragraphs)
+
+
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description="Measures rewards; prints a table.")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the result to this file")
+    parser.add_argument("--page", type=Path, metavar="PATH", help="also renew the tables of this page")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="see that everything runs; its times mean nothing")
     return parser.parse_args(argv)
@@ -377,6 +393,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(result))
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if chosen.page:
+        page = chosen.page.read_text(encoding="utf-8")
+        chosen.page.write_text(renewed(page, result), encoding="utf-8")
     return 0
 
 

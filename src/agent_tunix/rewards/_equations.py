@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 _MAX_TEXT = 200_000
 _MAX_RUN = 200
-_MAX_READ = 5_000
+_MAX_READ = 4_000
 _MAX_DEPTH = 8
 _MAX_POWER = 20
 _MAX_BITS = 2_048
@@ -31,7 +31,7 @@ def false_statements(text: str) -> list[str]:
     shown: `10 / 3 = 3.33` and `10 / 3 = 3` hold, `7 / 2 = 3` does not.
 
     Args:
-      text: Any text. Of more than 200,000 characters, or more than 5,000 characters of equations, the first are read.
+      text: Any text. Of more than 200,000 characters, or more than 4,000 characters of equations, the first are read.
 
     Returns:
       The false statements as written, in their order.

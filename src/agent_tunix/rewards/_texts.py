@@ -205,7 +205,7 @@ def equation_errors(response: str) -> float:
     dates, `= 3 dozen`) is left out.
 
     Args:
-      response: A completion, or an array of them. Of more than 200,000 characters, or more than 5,000 characters of
+      response: A completion, or an array of them. Of more than 200,000 characters, or more than 4,000 characters of
         equations, the first are read.
 
     Returns:
