@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_tunix import rewards
+from agent_tunix.errors import RewardError
 from agent_tunix.rewards._answers.numbers import Quantity, normalized, quantity
 from agent_tunix.types import Bounds, Failure, Outcome, Rollouts, Score
 
@@ -545,3 +546,52 @@ def test_tunix_never_gets_a_silent_zero():
 
 
 # --- Rooms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["inline", "threads", "processes", "asynchronous"])
+def test_a_reward_is_the_same_wherever_its_calls_run(place):
+    def grader(response, answer):
+        if response == "ccc":
+            raise KeyError("no such thing")
+        return None if response == "a" else float(len(response) == len(answer))
+
+    def run():
+        return {
+            "inline": lambda: rewards.inline,
+            "threads": lambda: rewards.threads(2),
+            "processes": lambda: rewards.processes(1, timeout_s=30),
+            "asynchronous": lambda: rewards.asynchronous(2),
+        }[place]()
+
+    score = rewards.per_completion(grader, "answer", run=run())(TWO_BY_TWO)
+    graded, abstained, failed = Outcome.GRADED, Outcome.ABSTAINED, Outcome.FAILED
+    np.testing.assert_array_equal(score.outcomes["grader"], [[abstained, graded], [failed, graded]])
+    np.testing.assert_array_equal(score.value, [[0, 1], [0, 0]])
+    assert score.failures == (Failure("grader", 1, 0, "KeyError: 'no such thing'"),)
+
+
+def test_policies_for_failures_retry_and_raise():
+    attempts = []
+
+    def flaky(response):
+        attempts.append(response)
+        if attempts.count(response) < 3:
+            raise ConnectionError("busy")
+        return 1.0
+
+    score = rewards.per_completion(flaky, on_failure=rewards.retry(2))(TWO_BY_TWO)
+    assert score.valid.all() and len(attempts) == 12
+    with pytest.raises(RewardError, match="grader call 0 of 4 failed: ConnectionError: down"):
+        rewards.per_completion(_down, on_failure="raise")(TWO_BY_TWO)
+    with pytest.raises(ValueError, match="did you mean `raise`"):
+        rewards.per_completion(_down, on_failure="raises")
+
+
+def _down(response):
+    raise ConnectionError("down")
+
+
+def test_a_grader_that_declares_its_bounds_gives_them_to_its_reward():
+    assert rewards.per_completion(rewards.exact_answer, "answer").bounds == Bounds(0, 1)
+    assert rewards.per_completion(functools.partial(rewards.repetition, n=2)).bounds == Bounds(-1, 0)
+    assert rewards.as_reward(rewards.check_answer, bounds=(0, 2)).bounds == Bounds(0, 2)
