@@ -154,6 +154,26 @@ def test_a_run_that_is_cut_off_and_resumed_ends_bit_for_bit_like_one_that_is_not
     assert list(runs.read_samples(lab.folder)) == list(runs.read_samples(whole))
 
 
+def test_every_kind_of_shaping_state_survives_a_checkpoint(lab, tmp_path):
+    halves = {"digits": 0.5}
+    shaping = rewards.chain(
+        rewards.curriculum(rewards.Stage({"digits": 1.0}, batches=2), rewards.Stage(halves)),
+        rewards.noise(0.3, seed=1),
+        rewards.ema_weights(halves),
+        rewards.standardize("running"),
+        rewards.center("running"),
+        rewards.anneal(optax.linear_schedule(1.0, 0.5, 4)),
+    )
+    method = recipe()._replace(shaping=shaping)
+    expected, _ = lab.fit(method=method, folder=tmp_path / "whole")
+    calls = iter([False] * 3 + [True])
+    lab.fit(method=method, should_stop=lambda: next(calls))
+    resumed, progress = lab.fit(method=method)
+    assert progress.reason == "finished"
+    assert sha(resumed) == sha(expected)
+    assert lab.metrics() == lab.metrics(tmp_path / "whole")
+
+
 def test_a_stop_request_saves_and_the_next_call_goes_on_to_the_same_end(lab, tmp_path):
     expected, _ = lab.fit(folder=tmp_path / "whole")
     calls = iter([False, False, True])

@@ -172,7 +172,8 @@ def fit(
             keep(rollouts, raw, score, credit)
             notes |= _batch_measures(rollouts, raw, score, credit)
             clock.lap("credit")
-            for iteration, part in portions(rollouts, score.valid, credit, plan.num_iterations, plan.minibatches):
+            valid = np.asarray(score.valid)  # shaping may return arrays of JAX
+            for iteration, part in portions(rollouts, valid, credit, plan.num_iterations, plan.minibatches):
                 if progress.step == plan.steps:
                     break
                 trainable, optimizer_state, stats = update(current(), state.optimizer, part)
