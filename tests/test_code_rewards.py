@@ -188,9 +188,9 @@ def test_any_text_holds_a_program(response):
 @pytest.mark.parametrize("unit", ["```", "```python\n", "<answer>", "</answer>", "`", "\n", "```\n\n"])
 def test_a_program_is_found_in_linear_time(unit):
     response = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     program_of(response)
-    assert time.perf_counter() - start < 0.5  # measured at most 0.1 s
+    assert time.process_time() - start < 0.5  # measured at most 0.1 s
 
 
 # --- Tests that cannot be run -----------------------------------------------------------------------------------------

@@ -135,5 +135,5 @@ def test_latencies_are_timings_of_the_next_update():
     clock = Clock()
     rollouts, _, _ = collected(CORRECT, 2, clock=clock)
     row = clock.timing(1, rollouts)
-    assert 0 <= row["reward/part/correctness/latency_p50_s"] <= row["reward/part/correctness/latency_p95_s"] < 0.1
+    assert 0 <= row["reward/part/correctness/latency_p50_s"] <= row["reward/part/correctness/latency_p95_s"]
     assert "reward/part/correctness/latency_p50_s" not in clock.timing(2, rollouts)

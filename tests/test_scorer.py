@@ -284,10 +284,10 @@ def test_a_batch_past_its_timeout_is_given_up(kind):
     score = reward(TWO_BY_TWO)
     took = time.perf_counter() - start
     release.set()
-    assert 0.21 <= took < 1.0  # two attempts of 0.1 s and the pause
+    assert 0.21 <= took < 4.0  # two attempts of 0.1 s and the pause
     np.testing.assert_array_equal(score.outcomes["slow"], [[GRADED, TIMED_OUT], [GRADED, GRADED]])
     assert [failure.reason for failure in score.failures] == ["TimeoutError: no answer within 0.1 s"]
-    assert 0.2 <= score.seconds["slow"][0, 1] < 1.0 and score.seconds["slow"][0, 0] < 0.1
+    assert 0.2 <= score.seconds["slow"][0, 1] < 4.0 and score.seconds["slow"][0, 0] < 0.2
 
 
 def test_interrupts_are_not_failures():
