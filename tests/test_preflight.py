@@ -159,5 +159,12 @@ def test_every_probe_and_style_is_written_for_every_row():
         return rewards.default()(rollouts)
 
     preflight.preflight(Reward("watching", score), ROWS)
-    per_row = len(preflight.STYLES) * (2 + len(preflight.PROBES)) + 1
-    assert {len(group) for group in seen} == {per_row}
+    assert [len(group) for group in seen[:: len(ROWS)]] == [2 * len(preflight.STYLES) + 1] * 2 + [len(preflight.PROBES)]
+
+
+def test_a_demonstration_counts_as_a_right_answer_where_the_reference_states_none():
+    rows = [{"prompt": f"p{n}", "answer": str(n), "demonstration": f"{n}+0"} for n in range(2, 6)]
+    result = preflight.preflight(
+        rewards.per_completion(lambda response, answer: float(response == f"{answer}+0"), "answer", bounds=(0, 1)), rows
+    )
+    assert (result.right, result.wrong) == (1.0, 0.0)

@@ -150,17 +150,17 @@ def preflight(reward: Reward, rows: Sequence[Row], *, group_size: int = 8) -> Pr
         raise ValueError(
             f"preflight got {len(rows)} rows; give at least two, whose answers are each other's wrong ones"
         )
-    texts = _texts(rows)
+    plain = _plain_texts(rows)
     try:
-        score, seconds = _timed(reward, _rollouts(rows, texts))
-        again = reward(_rollouts(rows, texts))
+        known, seconds = _timed(reward, _rollouts(rows, plain))
+        again = reward(_rollouts(rows, plain))
+        means = dict(zip(plain, _means(known), strict=True))
+        style = max(STYLES, key=lambda name: (_or_low(means[f"right, {name}"]), name == "tags"))
+        probed, more_seconds = _timed(reward, _rollouts(rows, _probe_texts(rows, STYLES[style])))
     except Exception as error:  # whatever a user's reward raises is the finding
         return _broken(reward, rows, group_size, error)
-    means = {name: _mean(score.value[:, index], score.valid[:, index]) for index, name in enumerate(texts)}
-    style = max(STYLES, key=lambda name: (_or_low(means[f"right, {name}"]), name == "tags"))
-    right, wrong = means[f"right, {style}"], means[f"wrong, {style}"]
-    probes = {probe.name: means[f"{probe.name}, {style}"] for probe in PROBES}
-    plain = [index for index, name in enumerate(texts) if name.startswith(("right", "wrong", "demonstration"))]
+    right = max(means[f"right, {style}"], means.get("demonstration", math.nan), key=_or_low)
+    score, names = _beside(known, probed), [*plain, *(probe.name for probe in PROBES)]
     result = Preflight(
         name=reward.name,
         rows=len(rows),
@@ -169,18 +169,18 @@ def preflight(reward: Reward, rows: Sequence[Row], *, group_size: int = 8) -> Pr
         group_size=group_size,
         bounds=reward.bounds,
         observed=_range(score),
-        latency_s=_latency(score, seconds),
-        deterministic=_equal(score, again),
+        latency_s=_latency(score, seconds + more_seconds),
+        deterministic=_equal(known, again),
         picklable=_is_picklable(reward),
         style=style,
         right=right,
-        wrong=wrong,
-        probes=probes,
-        components=_contributions(score, plain),
+        wrong=means[f"wrong, {style}"],
+        probes=dict(zip((probe.name for probe in PROBES), _means(probed), strict=True)),
+        components=_contributions(score, len(plain)),
         flat_share={rate: rate**group_size + (1 - rate) ** group_size for rate in SOLVE_RATES},
         findings=(),
     )
-    findings = [*_findings(result), *_failed(score, list(texts)), *_all_flat(score, plain)]
+    findings = [*_findings(result), *_failed(score, names), *_all_flat(known)]
     return dataclasses.replace(result, findings=tuple(sorted(findings, key=lambda finding: finding.level)))
 
 
@@ -231,21 +231,31 @@ def to_json(result: Preflight) -> dict[str, Any]:
 # --- Texts ------------------------------------------------------------------------------------------------------------
 
 
-def _texts(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """By name, one completion for every row."""
+def _answers(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """For every row its right answer, and another row's."""
     right = [str(row.get("answer", "")) for row in rows]
-    wrong = [_other(right, index) for index in range(len(rows))]
+    return right, [_other(right, index) for index in range(len(rows))]
+
+
+def _plain_texts(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Right and wrong answers in every style, and demonstrations; by name, one text for every row."""
+    right, wrong = _answers(rows)
     texts = {}
     for name, style in STYLES.items():
         texts[f"right, {name}"] = [style(answer) for answer in right]
         texts[f"wrong, {name}"] = [style(answer) for answer in wrong]
-        for probe in PROBES:
-            texts[f"{probe.name}, {name}"] = [
-                probe.write(row["prompt"], good, bad, style) for row, good, bad in zip(rows, right, wrong, strict=True)
-            ]
     if all(row.get("demonstration") for row in rows):
         texts["demonstration"] = [row["demonstration"] for row in rows]
     return texts
+
+
+def _probe_texts(rows: Sequence[Row], style: Style) -> dict[str, list[str]]:
+    """Every probe in one style; by name, one text for every row."""
+    answers = list(zip(rows, *_answers(rows), strict=True))
+    return {
+        probe.name: [probe.write(row["prompt"], right, wrong, style) for row, right, wrong in answers]
+        for probe in PROBES
+    }
 
 
 def _other(answers: Sequence[str], index: int) -> str:
@@ -285,11 +295,37 @@ def _latency(score: Score, seconds: float) -> dict[str, float]:
     }
 
 
-def _contributions(score: Score, columns: Sequence[int]) -> Contributions:
-    """Weights from all texts, where every component varies if it ever does; shares over right and wrong answers."""
+def _contributions(score: Score, plain: int) -> Contributions:
+    """Weights from all texts, where every component varies if it ever does; shares over the first ones, the plain."""
     counted = np.zeros(score.value.shape, bool)
-    counted[:, columns] = True
+    counted[:, :plain] = True
     return contributions(score.value, score.valid, score.parts, counted=counted)
+
+
+def _beside(first: Score, second: Score) -> Score:
+    """Two scores of the same rows as one."""
+
+    def joined(name: str) -> dict[str, np.ndarray]:
+        parts = getattr(first, name), getattr(second, name)
+        return {key: np.concatenate([part[key] for part in parts], axis=1) for key in parts[0] if key in parts[1]}
+
+    shift = first.value.shape[1]
+    return Score(
+        value=np.concatenate([first.value, second.value], axis=1),
+        valid=np.concatenate([first.valid, second.valid], axis=1),
+        parts=joined("parts"),
+        outcomes=joined("outcomes"),
+        failures=(
+            *first.failures,
+            *(failure._replace(completion_index=failure.completion_index + shift) for failure in second.failures),
+        ),
+        seconds=joined("seconds"),
+    )
+
+
+def _means(score: Score) -> list[float]:
+    """Mean reward of each text over the rows."""
+    return [_mean(score.value[:, index], score.valid[:, index]) for index in range(score.value.shape[1])]
 
 
 def _mean(values: np.ndarray, valid: np.ndarray) -> float:
@@ -370,9 +406,8 @@ def _failed(score: Score, names: Sequence[str]) -> Iterable[Finding]:
             yield Finding("error", f"`{part}` abstained on every text")
 
 
-def _all_flat(score: Score, columns: Sequence[int]) -> Iterable[Finding]:
-    plain = dataclasses.replace(score, value=score.value[:, columns], valid=score.valid[:, columns])
-    if flat_groups(plain).all():
+def _all_flat(known: Score) -> Iterable[Finding]:
+    if flat_groups(known).all():
         yield Finding("error", "it gives all answers to a prompt the same value, so there is nothing to learn from")
 
 
