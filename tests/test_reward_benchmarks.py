@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -251,3 +252,14 @@ def test_a_quick_run_tells_about_every_grader_and_leaves_nothing_behind(tmp_path
 def test_a_word_that_names_no_grader_is_refused(capsys):
     assert fuzz_graders.main(["--quick", "--only", "no such grader"]) == 2
     assert "no such grader" in capsys.readouterr().err
+
+
+def test_the_curves_of_length_rewards_favour_what_they_say():
+    import draw_lengths
+
+    found = {name: draw_lengths.curves(made()) for name, (_, made) in draw_lengths.PANELS.items()}
+    for name in ("cosine_length", "concise", "relative_length"):
+        assert (np.diff(found[name]["right"]) <= 1e-6).all() and found[name]["right"][0] > found[name]["right"][-1]
+    assert (found["cosine_length"]["right"] > found["cosine_length"]["wrong"]).all()
+    assert not found["concise"]["wrong"].any()
+    np.testing.assert_array_equal(found["soft_overlong"]["right"], found["soft_overlong"]["wrong"])
