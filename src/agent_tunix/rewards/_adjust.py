@@ -252,7 +252,7 @@ def adjusted(reward: Reward, bounds: Bounds, change: Callable[[Any, Score], Scor
 
     def score(rollouts: Rollouts) -> Score:
         before = reward(rollouts)
-        return change(namespace(before.value, before.valid), before)
+        return change(namespace(before), before)
 
     return Reward(name, score, bounds)
 
@@ -312,7 +312,7 @@ def _destinations(
 
 def _gathered(name: str, rewards: Sequence[Reward], members: Sequence[np.ndarray], scores: Sequence[Score]) -> Score:
     """Scores of different prompts as one score, in the order of the prompts."""
-    xp = namespace(*(array for score in scores for array in (score.value, score.valid)))
+    xp = namespace(*scores)
     order = np.argsort(np.concatenate(members))
 
     def together(pieces: Sequence[Any]) -> Any:

@@ -45,7 +45,7 @@ def combination(
         scores = [reward(rollouts) for reward in rewards]
         if per_token is None:
             refuse_per_token(kind, rewards, scores)
-        xp = namespace(*(array for score in scores for array in (score.value, score.valid)))
+        xp = namespace(*scores)
         valid = [xp.asarray(score.valid, dtype=bool) for score in scores]
         with np.errstate(all="ignore"):  # what is not valid may be anything, and what overflows is refused below
             value, present = merge(xp, [xp.asarray(score.value, dtype=float) for score in scores], valid)
@@ -62,8 +62,9 @@ def combination(
     return Reward(name, score, bounds)
 
 
-def namespace(*arrays: Any) -> Any:
+def namespace(*scores: Score) -> Any:
     """The module to compute with: NumPy if all arrays are its own, else that of the others, which takes NumPy's too."""
+    arrays = (array for score in scores for array in (score.value, score.valid))
     return next((found for array in arrays if (found := array.__array_namespace__()) is not np), np)
 
 
@@ -176,8 +177,3 @@ def hull(*bounds: Bounds) -> Bounds:
 def _times(one: float, other: float) -> float:
     # Values are finite even where their bounds are not, so that 0 times an infinite bound is 0 and not NaN.
     return float(one * other) if one and other else 0.0
-
-
-def written(bounds: Bounds) -> str:
-    """Bounds as errors show them."""
-    return f"[{bounds.low:g}, {bounds.high:g}]"

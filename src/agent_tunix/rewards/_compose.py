@@ -23,11 +23,10 @@ from agent_tunix.rewards._combining import (
     hull,
     multiplied,
     scaled,
-    written,
 )
 from agent_tunix.rewards._graders import exact_answer, tag_format
 from agent_tunix.rewards._lift import as_reward, per_completion
-from agent_tunix.rewards._sheet import is_number
+from agent_tunix.rewards._sheet import is_number, written
 from agent_tunix.types import Bounds, Reward, Score
 
 
@@ -57,7 +56,7 @@ def weighted_sum(*terms: tuple[float, Reward], name: str = "weighted_sum") -> Re
       Bounds(low=-0.5, high=1.0)
     """
     _check_terms(terms)
-    weights = [float(weight) for weight, _ in terms]
+    weights = [finite(f"the weight of reward `{reward.name}`", weight) for weight, reward in terms]
     rewards = [reward for _, reward in terms]
     used = [index for index, weight in enumerate(weights) if weight]
 
@@ -286,9 +285,7 @@ def _check_terms(terms: Sequence[tuple[float, Reward]]) -> None:
     for term in terms:
         if not (isinstance(term, tuple) and len(term) == 2 and is_number(term[0]) and isinstance(term[1], Reward)):
             raise TypeError(f"weighted_sum got {term!r:.80}; give (weight, reward) and lift functions with as_reward")
-        weight, reward = term
-        if not math.isfinite(weight):
-            raise ValueError(f"the weight of reward `{reward.name}` is {weight}; give a finite one")
-        if reward.name in names:
-            raise ValueError(f"weighted_sum got `{reward.name}` twice; add the weights, or give one another name=")
-        names.add(reward.name)
+        name = term[1].name
+        if name in names:
+            raise ValueError(f"weighted_sum got `{name}` twice; add the weights, or give one another name=")
+        names.add(name)

@@ -22,7 +22,7 @@ from typing import Any
 from agent_tunix import text
 from agent_tunix.rewards._answers.numbers import answer_key, quantity, within
 from agent_tunix.rewards._graders import exact_answer
-from agent_tunix.rewards._universal import content, universal
+from agent_tunix.rewards._universal import checked_text, content, universal
 
 TAIL = 20_000
 """Characters, from the end of a response, in which templates and unstated numbers are looked for."""
@@ -65,7 +65,7 @@ def match_format_exactly(response: str, expected_format: str) -> float:
       >>> match_format_exactly(["2 plus 2 equals 4.", "No idea!"], "The answer is [NUM].")
       array([0.5, 0. ])
     """
-    _check_response(response)
+    checked_text(response)
     pieces = _pieces(expected_format)
     body, starts = _settled(response)
     if _ends_in(body, starts, pieces):
@@ -87,13 +87,11 @@ def _pieces(expected_format: str) -> tuple[str, ...]:
 
 def _settled(response: str) -> tuple[str, set[int]]:
     """The end of a response with single spaces, and where its sentences, lines and what follows a tag begin."""
-    body, starts = "", set()
-    lines = [" ".join(line.split()) for line in response[-TAIL:].splitlines()]
-    offset = 0
-    for line in filter(None, lines):
+    lines = [" ".join(words) for line in response[-TAIL:].splitlines() if (words := line.split())]
+    body, starts, offset = " ".join(lines), set(), 0
+    for line in lines:
         starts.add(offset)
         offset += len(line) + 1
-    body = " ".join(filter(None, lines))
     if len(response) > TAIL:
         starts.discard(0)  # The cut may have fallen into a sentence.
     return body, starts | {mark.end() for mark in _BREAK.finditer(body)}
@@ -178,11 +176,6 @@ def _is_all_of(response: str, truth: str) -> bool:
     return answer_key(response) == answer_key(truth)
 
 
-def _check_response(response: Any) -> None:
-    if not isinstance(response, str):
-        raise TypeError(f"a response has to be text, got {response!r:.80} ({type(response).__name__})")
-
-
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 # The sign belongs to the number where no operand stands before it: `3-5` holds 3 and 5.
@@ -241,7 +234,7 @@ def check_numbers(response: str, expected_numbers: Sequence[float | str]) -> dic
       >>> check_numbers("The answer is 3, 4 or 5.5.", [4, 6])["extracted"]
       [3, 4, 5.5]
     """
-    _check_response(response)
+    checked_text(response)
     expected = [_expected(number) for number in _listed(expected_numbers)]
     found = [entry.value for entry in map(quantity, extracted_numbers(response, len(expected))) if entry is not None]
     left, matches = Counter(found), []

@@ -18,13 +18,13 @@ import numpy as np
 from agent_tunix.batching import text_rollouts
 from agent_tunix.rewards._calls.running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
 from agent_tunix.rewards._calls.running import run as run_calls
-from agent_tunix.rewards._lift import column_of, from_lists, name_of
-from agent_tunix.rewards._sheet import checked_bounds, is_number, part_score
+from agent_tunix.rewards._calls.waiting import is_asynchronous
+from agent_tunix.rewards._lift import column_of, flattened, from_lists, name_of, repeated
+from agent_tunix.rewards._sheet import LARGEST, as_float, checked_bounds, is_number, part_score
 from agent_tunix.rewards._universal import content
 from agent_tunix.types import Outcome, Reward, Rollouts, Score
 
 _LOG = logging.getLogger(__name__)
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 def from_trl(
@@ -90,7 +90,7 @@ def from_trl(
         async def ask_async(completions: Sequence[str]) -> Any:
             return await function(**arguments)
 
-        lifted: Callable[..., Any] = ask_async if _is_async(function) else ask
+        lifted: Callable[..., Any] = ask_async if is_asynchronous(function) else ask
         scored = from_lists(lifted, name=label, bounds=bounds)(rollouts)
         return _with_extras(scored, label, _whole_columns(extras, math.prod(rollouts.shape), label), fixed_keys)
 
@@ -143,7 +143,7 @@ def from_verl(
     label = name or name_of(compute_score)
     limits, policy = checked_bounds(label, bounds), on_failure_policy(on_failure)
     parameters = inspect.signature(compute_score).parameters
-    runner = run or (asynchronous() if _is_async(compute_score) else inline)
+    runner = run or (asynchronous() if is_asynchronous(compute_score) else inline)
     fixed_keys = _first_keys(label)
 
     def score(rollouts: Rollouts) -> Score:
@@ -229,11 +229,6 @@ def _texts(messages: Iterable[Any]) -> list[str]:
 # --- What others pass -------------------------------------------------------------------------------------------------
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it gives a coroutine, also for objects."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
 def _accepted(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The arguments that a function takes by keyword; missing ones are named before it is called."""
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -250,9 +245,7 @@ def _accepted(parameters: Mapping[str, inspect.Parameter], given: Mapping[str, A
 
 def _trl_texts(rollouts: Rollouts, chat: bool) -> dict[str, Any]:
     """Prompts, completions and token ids, one entry per completion."""
-    group_size = rollouts.shape[1]
-    prompts = [prompt for prompt in rollouts.prompts for _ in range(group_size)]
-    completions = [completion for group in rollouts.completions for completion in group]
+    prompts, completions = repeated(rollouts.prompts, rollouts.shape[1]), flattened(rollouts.completions)
     if not chat:
         texts: dict[str, Any] = {"prompts": prompts, "completions": completions}
     else:
@@ -270,7 +263,7 @@ def _trl_columns(rollouts: Rollouts, renamed: Mapping[str, str], name: str) -> d
     """Columns of the data, also under the names a function has for them, one entry per completion."""
     found = {key: values for key, values in rollouts.columns.items() if key not in _TRL_OWN}
     found |= {parameter: column_of(rollouts, column, name) for parameter, column in renamed.items()}
-    return {key: [value for value in values for _ in range(rollouts.shape[1])] for key, values in found.items()}
+    return {key: repeated(values, rollouts.shape[1]) for key, values in found.items()}
 
 
 _TRL_OWN = ("prompt", "completion", "prompts", "completions", "completion_ids")
@@ -366,8 +359,5 @@ def _entries(values: Sequence[Any]) -> np.ndarray:
 
 
 def _finite_or_nan(value: Any) -> float:
-    try:
-        number = float(value) if is_number(value) else math.nan
-    except OverflowError:  # an integer beyond the range of floats
-        return math.nan
-    return number if abs(number) <= _LARGEST else math.nan
+    number = as_float(value) if is_number(value) else math.nan
+    return number if abs(number) <= LARGEST else math.nan

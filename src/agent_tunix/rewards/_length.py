@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from agent_tunix.rewards._combining import check_rewards, failures_of, finite, joined
+from agent_tunix.rewards._lift import column_of
 from agent_tunix.types import Bounds, Outcome, Reward, Rollouts, Score
 
 
@@ -163,12 +164,12 @@ def length_budget(
     """
     alpha, delta = finite("slope of length_budget", slope), finite("at_budget of length_budget", at_budget)
     if not (alpha > 0 and 0 <= delta <= 1):
-        raise ValueError(f"length_budget got slope={slope}, at_budget={at_budget}; give slope > 0 and 0..1")
+        raise ValueError(f"length_budget got slope={slope}, at_budget={at_budget}; slope > 0, 0 <= at_budget <= 1")
     fixed = None if isinstance(tokens, str) else _positive("tokens", tokens)
     high = 1.0 if fixed is None else min(1.0, alpha * fixed + delta)
 
     def within(rollouts: Rollouts) -> Float[np.ndarray, "prompts group"]:
-        budget = fixed if fixed is not None else _budgets(rollouts, str(tokens))
+        budget = fixed if fixed is not None else _budgets(rollouts, str(tokens), name)
         return np.where(rollouts.truncated, 0, np.clip(alpha * (budget - rollouts.lengths) + delta, 0, high))
 
     return _by_length(name, Bounds(0.0, high), within)
@@ -312,13 +313,10 @@ def _score(name: str, values: Float[np.ndarray, "prompts group"], valid: Bool[np
     )
 
 
-def _budgets(rollouts: Rollouts, column: str) -> Float[np.ndarray, "prompts 1"]:
+def _budgets(rollouts: Rollouts, column: str, name: str) -> Float[np.ndarray, "prompts 1"]:
     """The budget of every prompt."""
-    if column not in rollouts.columns:
-        raise ValueError(
-            f"length_budget needs the column `{column}`, the data has {', '.join(sorted(rollouts.columns)) or 'none'}"
-        )
-    return np.array([[_positive(f"the budget in column `{column}`", budget)] for budget in rollouts.columns[column]])
+    budgets = column_of(rollouts, column, name)
+    return np.array([[_positive(f"the budget in column `{column}`", budget)] for budget in budgets])
 
 
 def _positive(what: str, value: float) -> float:

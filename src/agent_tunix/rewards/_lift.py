@@ -14,6 +14,7 @@ from typing import Any
 from agent_tunix.errors import nearest
 from agent_tunix.rewards._calls.running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
 from agent_tunix.rewards._calls.running import run as run_calls
+from agent_tunix.rewards._calls.waiting import is_asynchronous
 from agent_tunix.rewards._sheet import checked_bounds, part_score
 from agent_tunix.types import Bounds, Grader, Reward, Rollouts, Score
 
@@ -57,13 +58,11 @@ def per_completion(
       ('exact_answer', Bounds(low=0.0, high=1.0))
     """
     label = name or name_of(grader)
-    limits, policy = _bounds_of(label, grader, bounds), on_failure_policy(on_failure)
 
     def arguments(rollouts: Rollouts) -> tuple[list[Sequence[Any]], None]:
         return [column_of(rollouts, column, label) for column in columns], None
 
-    score = functools.partial(_grade_each, *_placed(grader, run), arguments, label, limits, policy)
-    return Reward(label, score, limits)
+    return _of_each(grader, arguments, label, bounds, run, on_failure)
 
 
 def from_lists(
@@ -81,8 +80,8 @@ def from_lists(
         of one prompt follow each other and prompts and column values are repeated. It gets the arguments it names,
         or every column where it takes `**kwargs`. A None in its list abstains.
       name: Name of the part in metrics; by default that of the function.
-      bounds: Least and greatest value, by default those the grader declares, else infinite. They
-        are enforced.
+      bounds: Least and greatest value, by default those the grader declares, else infinite. They are
+        enforced.
       run: As in `per_completion`; the whole batch is one call.
       on_failure: As in `per_completion`.
 
@@ -102,7 +101,7 @@ def from_lists(
     def score(rollouts: Rollouts) -> Score:
         call = (), _flat_arguments(parameters, rollouts, label)
         results = run_calls(runner, function, [call], policy)
-        return part_score(label, limits, rollouts.shape, _spread(results, math.prod(rollouts.shape), rollouts, label))
+        return part_score(label, limits, rollouts.shape, _spread(results, math.prod(rollouts.shape), label))
 
     return Reward(label, score, limits)
 
@@ -128,8 +127,8 @@ def as_reward(
           `(response, ground_truth)` and `(response, **columns)` all work. A parameter with a default is left out
           where its column is missing.
       name: Name of the part in metrics; by default that of the function.
-      bounds: Least and greatest value, by default those the grader declares, else infinite. They
-        are enforced.
+      bounds: Least and greatest value, by default those the grader declares, else infinite. They are
+        enforced.
       run: As in `per_completion`.
       on_failure: As in `per_completion`.
 
@@ -152,14 +151,12 @@ def as_reward(
             f"reward `{label}` takes ({', '.join(parameters)}); make it (response, ground_truth), "
             "(response, prompt, metadata) or (prompts, completions, **columns), or lift it with per_completion"
         )
-    limits, policy = _bounds_of(label, function, bounds), on_failure_policy(on_failure)
     wanted = list(parameters.values())[1:]
 
     def arguments(rollouts: Rollouts) -> tuple[list[Sequence[Any]], list[dict[str, Any]]]:
         return [], [_row_arguments(wanted, rollouts, prompt, label) for prompt in range(rollouts.shape[0])]
 
-    score = functools.partial(_grade_each, *_placed(function, run), arguments, label, limits, policy)
-    return Reward(label, score, limits)
+    return _of_each(function, arguments, label, bounds, run, on_failure)
 
 
 # --- Grading ----------------------------------------------------------------------------------------------------------
@@ -169,7 +166,7 @@ def _placed(function: Callable[..., Any], run: Runner | None) -> tuple[Callable[
     """The function to call and where: coroutines in an event loop, anything else in this thread if nothing is said."""
     if run is not None:
         return function, run
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    if is_asynchronous(function):
         return function, asynchronous()
     # In this thread the arguments are known to be scalars, and a universal grader need not look.
     return getattr(function, "each", function), inline
@@ -193,9 +190,8 @@ class _Calls(Sequence[Call]):
         named: Sequence[dict[str, Any]] | None,
     ):
         group_size = len(completions[0]) if completions else 0
-        self._columns = [[text for group in completions for text in group]]
-        self._columns += [_repeated(column, group_size) for column in columns]
-        self._named = None if named is None else _repeated(named, group_size)
+        self._columns = [flattened(completions), *(repeated(column, group_size) for column in columns)]
+        self._named = None if named is None else repeated(named, group_size)
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -207,36 +203,46 @@ class _Calls(Sequence[Call]):
         return zip(zip(*self._columns, strict=True), self._named or itertools.repeat({}), strict=False)
 
 
-def _repeated(values: Sequence[Any], group_size: int) -> list[Any]:
+def flattened(completions: Sequence[Sequence[str]]) -> list[str]:
+    """Completions prompt by prompt."""
+    return [completion for group in completions for completion in group]
+
+
+def repeated(values: Sequence[Any], group_size: int) -> list[Any]:
+    """One value per prompt as one per completion."""
     return [value for value in values for _ in range(group_size)]
 
 
-def _grade_each(
+def _of_each(
     grader: Callable[..., Any],
-    run: Runner,
     arguments: _Arguments,
     name: str,
-    bounds: Bounds,
-    policy: OnFailure,
-    rollouts: Rollouts,
-) -> Score:
-    """Calls a grader on every completion, with the further arguments of its prompt."""
-    calls = _Calls(rollouts.completions, *arguments(rollouts))
-    return part_score(name, bounds, rollouts.shape, run_calls(run, grader, calls, policy))
+    bounds: tuple[float, float] | None,
+    run: Runner | None,
+    on_failure: str | OnFailure,
+) -> Reward:
+    """A reward that calls a grader on every completion, with the further arguments of its prompt."""
+    limits, policy = _bounds_of(name, grader, bounds), on_failure_policy(on_failure)
+    function, runner = _placed(grader, run)
+
+    def score(rollouts: Rollouts) -> Score:
+        calls = _Calls(rollouts.completions, *arguments(rollouts))
+        return part_score(name, limits, rollouts.shape, run_calls(runner, function, calls, policy))
+
+    return Reward(name, score, limits)
 
 
-def _spread(results: Results, count: int, rollouts: Rollouts, name: str) -> Results:
+def _spread(results: Results, count: int, name: str) -> Results:
     """The results of one call over all completions, as one result each."""
     seconds = [results.seconds[0] / max(count, 1)] * count
     if results.problems:
         return Results([None] * count, dict.fromkeys(range(count), results.problems[0]), seconds)
-    values = _checked_list(results.values[0], rollouts, name)
+    values = _checked_list(results.values[0], count, name)
     return Results(values.tolist() if hasattr(values, "tolist") else list(values), {}, seconds)
 
 
-def _checked_list(values: Any, rollouts: Rollouts, name: str) -> Any:
+def _checked_list(values: Any, expected: int, name: str) -> Any:
     """The list a list-style function returned; a single value is refused, not broadcast."""
-    expected = math.prod(rollouts.shape)
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) != 1:
         shape = getattr(values, "shape", None)
         got = f"{values!r:.80} ({type(values).__name__})" if shape is None else f"an array of shape {shape}"
@@ -271,19 +277,16 @@ def _parameters(function: Callable[..., Any], name: str) -> Mapping[str, inspect
 
 def _flat_arguments(parameters: Mapping[str, inspect.Parameter], rollouts: Rollouts, name: str) -> dict[str, Any]:
     """Keyword arguments of a list-style function, everything repeated to one entry per completion."""
-    repeated = functools.partial(_repeated, group_size=rollouts.shape[1])
-    given: dict[str, Any] = {
-        "prompts": repeated(rollouts.prompts),
-        "completions": [completion for group in rollouts.completions for completion in group],
-    }
+    size = rollouts.shape[1]
+    given = {"prompts": repeated(rollouts.prompts, size), "completions": flattened(rollouts.completions)}
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return {column: repeated(values) for column, values in rollouts.columns.items()} | given
+        return {column: repeated(values, size) for column, values in rollouts.columns.items()} | given
     arguments = {}
     for key, parameter in parameters.items():
         if key in given:
             arguments[key] = given[key]
         elif parameter.default is parameter.empty or key in rollouts.columns:
-            arguments[key] = repeated(column_of(rollouts, key, name))
+            arguments[key] = repeated(column_of(rollouts, key, name), size)
     return arguments
 
 
@@ -307,13 +310,16 @@ def _row_arguments(wanted: Sequence[inspect.Parameter], rollouts: Rollouts, prom
 
 def _bounds_of(name: str, function: Callable[..., Any], bounds: tuple[float, float] | None) -> Bounds:
     """Bounds as given, else as the function or what a partial wraps declares them."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return checked_bounds(name, bounds if bounds is not None else getattr(function, "bounds", None))
+    return checked_bounds(name, bounds if bounds is not None else getattr(_unwrapped(function), "bounds", None))
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """A name for metrics: of the function, of what a partial wraps, or of the object's class."""
+    named = _unwrapped(function)
+    return getattr(named, "__name__", type(named).__name__).strip("<>")
+
+
+def _unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     while isinstance(function, functools.partial):
         function = function.func
-    return getattr(function, "__name__", type(function).__name__).strip("<>")
+    return function

@@ -23,8 +23,6 @@ from agent_tunix.rewards._aspects import (
     is_correct,
     is_partially_correct,
 )
-from agent_tunix.rewards._aspects import evaluate_completeness as evaluate_completeness
-from agent_tunix.rewards._aspects import evaluate_format as evaluate_format
 from agent_tunix.rewards._universal import universal
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, MutableMappi
 from typing import Any, NamedTuple, TypeVar
 
 from agent_tunix.rewards._calls.running import Results, reason
+from agent_tunix.rewards._calls.waiting import is_asynchronous
 from agent_tunix.rewards._lift import column_of, name_of
 from agent_tunix.rewards._sheet import checked_bounds, part_score
 from agent_tunix.types import Outcome, Reward, Rollouts, Score
@@ -195,7 +196,7 @@ async def _attempts(
 async def _called(function: Callable[..., Any], arguments: Sequence[list[Any]]) -> Any:
     """The result of a coroutine function, or of any other in a thread; an interrupt is a result too."""
     try:
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        if is_asynchronous(function):
             return await function(*arguments)
         result = await asyncio.wrap_future(_in_thread(function, arguments))
         return await result if inspect.isawaitable(result) else result

@@ -10,6 +10,7 @@ pass through, so that measures still see the raw reward; `per_token` does too wh
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -94,17 +95,13 @@ def center_running(decay: float = 0.99) -> Shaping:
     Raises:
       ValueError: The decay lies outside of [0, 1).
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"center_running got decay={decay}; give a number in [0, 1)")
+    check_decay("center_running", decay)
 
     def update(score: Score, state: RunningMean, rollouts: Rollouts) -> tuple[Score, RunningMean]:
         del rollouts
-        value, valid = jnp.asarray(score.value), jnp.asarray(score.valid)
+        value, valid = entries(score)
         count = valid.sum()
-        mean = jnp.where(valid, value, 0).sum() / jnp.maximum(count, 1)
-        seen = RunningMean(decay * state.total + mean, decay * state.weight + 1, state.batches + 1)
-        state = RunningMean(*(jnp.where(count > 0, new, old) for new, old in zip(seen, state, strict=True)))
-        baseline = state.total / jnp.maximum(state.weight, 1)  # the weight is at least 1 once a batch was seen
+        state, baseline = with_mean(state, value.sum() / jnp.maximum(count, 1), count > 0, decay)
         return dataclasses.replace(score, value=jnp.where(valid, value - baseline, 0)), state
 
     return Shaping(init=lambda: RunningMean(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32)), update=update)
@@ -188,8 +185,7 @@ def standardize(over: Over = "group", eps: float = 1e-6, decay: float = 0.99) ->
 
 
 def _standardize_running(eps: float, decay: float) -> Shaping:
-    if not 0 <= decay < 1:
-        raise ValueError(f"standardize got decay={decay}; give a number in [0, 1)")
+    check_decay("standardize", decay)
 
     def update(score: Score, state: RunningMoments, rollouts: Rollouts) -> tuple[Score, RunningMoments]:
         del rollouts
@@ -218,7 +214,7 @@ def _with_batch(state: RunningMoments, value: Array, valid: Array, decay: float)
     mean = jnp.where(weight > 1, state.mean + step / weight, least + lead)
     squares = decay * state.squares + variance + jnp.square(step) * (1 - 1 / weight)
     seen = RunningMoments(mean, squares, weight, state.batches + 1)
-    return RunningMoments(*(jnp.where(count > 0, new, old) for new, old in zip(seen, state, strict=True)))
+    return jax.tree.map(functools.partial(jnp.where, count > 0), seen, state)
 
 
 def rank() -> Shaping:
@@ -363,6 +359,19 @@ def entries(score: Score) -> tuple[Array, Array]:
     """Values and validity on the device; values are 0 where not valid."""
     valid = jnp.asarray(score.valid)
     return jnp.where(valid, jnp.asarray(score.value, jnp.float32), 0), valid
+
+
+def with_mean(state: RunningMean, mean: Array, counts: Array, decay: float) -> tuple[RunningMean, Array]:
+    """The state with the mean of one more batch, where that counts; and the running mean."""
+    seen = RunningMean(decay * state.total + mean, decay * state.weight + 1, state.batches + 1)
+    state = jax.tree.map(functools.partial(jnp.where, counts), seen, state)
+    return state, state.total / jnp.maximum(state.weight, 1)  # the weight is at least 1 once a batch counted
+
+
+def check_decay(where: str, decay: float) -> None:
+    """Raises where the past would not fade."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"{where} got decay={decay}; give a number in [0, 1)")
 
 
 def _stateless(function: Callable[[Array, Array], Array]) -> Shaping:

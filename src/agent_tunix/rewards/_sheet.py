@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from agent_tunix.rewards._calls.running import Results
-from agent_tunix.types import Bounds, Failure, Outcome, Score
+from agent_tunix.types import UNBOUNDED, Bounds, Failure, Outcome, Score
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
+"""Greatest value of a score, which is float32."""
 _PLAIN = frozenset((float, int, bool, type(None)))
 
 
@@ -56,9 +57,14 @@ def part_score(name: str, bounds: Bounds, shape: tuple[int, int], results: Resul
 def refuse_outside(name: str, bounds: Bounds, shape: tuple[int, int], index: int, values: Sequence[Any]) -> NoReturn:
     """Raises the error about a value outside of its bounds."""
     raise ValueError(
-        f"{_got(name, values[index])} {_where(shape, index)}, outside its bounds [{bounds.low:g}, {bounds.high:g}]; "
+        f"{_got(name, values[index])} {_where(shape, index)}, outside its bounds {written(bounds)}; "
         "widen bounds= or mend the reward"
     )
+
+
+def written(bounds: Bounds) -> str:
+    """Bounds as errors show them."""
+    return f"[{bounds.low:g}, {bounds.high:g}]"
 
 
 def is_number(value: Any) -> bool:
@@ -68,6 +74,14 @@ def is_number(value: Any) -> bool:
     return getattr(value, "ndim", None) == 0 and not isinstance(value, str | bytes) and not np.iscomplexobj(value)
 
 
+def as_float(number: Any) -> float:
+    """A number as a float, infinite where it is beyond their range."""
+    try:
+        return float(number)
+    except OverflowError:  # an integer
+        return math.inf
+
+
 def checked_bounds(name: str, bounds: tuple[float, float] | None) -> Bounds:
     """Bounds as given, or infinite ones.
 
@@ -75,7 +89,7 @@ def checked_bounds(name: str, bounds: tuple[float, float] | None) -> Bounds:
       ValueError: The lower bound is not below the upper one.
     """
     if bounds is None:
-        return Bounds(-math.inf, math.inf)
+        return UNBOUNDED
     low, high = map(float, bounds)
     if not low <= high:
         raise ValueError(f"the bounds of reward `{name}` are ({low:g}, {high:g}); give the lower one first")
@@ -90,7 +104,7 @@ def _numbers(name: str, shape: tuple[int, int], values: Sequence[Any]) -> np.nda
         except OverflowError:  # an integer beyond the range of floats
             numbers = np.full(len(values), np.inf)
         with np.errstate(invalid="ignore"):
-            if np.count_nonzero(np.abs(numbers) <= _LARGEST) == len(values) - values.count(None):
+            if np.count_nonzero(np.abs(numbers) <= LARGEST) == len(values) - values.count(None):
                 return numbers
     return np.array(
         [np.nan if value is None else _finite(value, name, _where(shape, index)) for index, value in enumerate(values)],
@@ -101,11 +115,8 @@ def _numbers(name: str, shape: tuple[int, int], values: Sequence[Any]) -> np.nda
 def _finite(value: Any, name: str, where: str) -> float:
     if not is_number(value):
         raise TypeError(f"{_got(name, value)} ({type(value).__name__}) {where}; return one number, or None to abstain")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond the range of floats
-        number = math.inf
-    if not abs(number) <= _LARGEST:  # NaN as well
+    number = as_float(value)
+    if not abs(number) <= LARGEST:  # NaN as well
         raise ValueError(f"{_got(name, value)} {where}, no finite float32 number; return None to abstain")
     return number
 

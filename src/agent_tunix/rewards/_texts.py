@@ -20,7 +20,7 @@ import numpy as np
 
 from agent_tunix import text
 from agent_tunix.rewards._equations import false_statements
-from agent_tunix.rewards._universal import universal
+from agent_tunix.rewards._universal import checked_text, universal
 
 _MAX_TEXT = 200_000
 _MAX_UNITS = 20_000
@@ -35,8 +35,8 @@ def repetition(response: str, *, n: int = 3, by: str = "words") -> float:
     .. math:: r = \frac{\text{distinct n-grams}}{\text{n-grams}} - 1
 
     Args:
-      response: A completion, or an array of them. Of more than 20,000 words (in 200,000
-        characters), or 20,000 characters, the first are read.
+      response: A completion, or an array of them. Of more than 20,000 words (in 200,000 characters), or
+        20,000 characters, the first are read.
       n: Length of the n-grams.
       by: `words` between whitespace; `characters` for scripts that put no space between words. Case does not count.
 
@@ -58,7 +58,7 @@ def repetition(response: str, *, n: int = 3, by: str = "words") -> float:
         raise ValueError(f"repetition got n={n}; give the length of the n-grams, at least 1")
     if by not in ("words", "characters"):
         raise ValueError(f"repetition got by={by!r}; give 'words' or 'characters'")
-    lowered = _text(response)[:_MAX_TEXT].lower()
+    lowered = checked_text(response)[:_MAX_TEXT].lower()
     units = lowered.split(maxsplit=_MAX_UNITS)[:_MAX_UNITS] if by == "words" else lowered[:_MAX_UNITS]
     count = len(units) - n + 1
     if count < 1:
@@ -112,7 +112,7 @@ def script_consistency(response: str, *, script: str = "latin") -> float:
     """
     if script not in _SCRIPTS:
         raise ValueError(f"script_consistency got script={script!r}; it knows {', '.join(sorted(_SCRIPTS))}")
-    if _text(response).isascii():
+    if checked_text(response).isascii():
         return 1.0 if script == "latin" or response.lower() == response.upper() else 0.0
     found = _letters(response)
     letters = sum(found.values())
@@ -181,7 +181,7 @@ def reasoning_steps(response: str, *, target: int = 3) -> float:
     """
     if target < 1:
         raise ValueError(f"reasoning_steps got target={target}; give a number of steps, at least 1")
-    head = _text(response)[:_MAX_STEPS_TEXT]
+    head = checked_text(response)[:_MAX_STEPS_TEXT]
     markers = [marker.span() for marker in itertools.islice(_STEP.finditer(head), _MAX_MARKERS)]
     ends = [start for start, _ in markers[1:]] + [len(head)]
     steps = {_step_key(head[after:end]) for (_, after), end in zip(markers, ends, strict=False)} - {""}
@@ -215,7 +215,7 @@ def equation_errors(response: str) -> float:
       >>> equation_errors(["48 / 2 = 24, 48 + 24 = 72", "2 * 9 = 19 dollars", "x = 3"])
       array([0., 1., 0.])
     """
-    return float(len(false_statements(_text(response))))
+    return float(len(false_statements(checked_text(response))))
 
 
 @universal
@@ -238,7 +238,7 @@ def hallucination_penalty(response: str, *, penalty: float = 0.2) -> float:
     """
     if penalty < 0:
         raise ValueError(f"hallucination_penalty got penalty={penalty}; give what a false statement costs, as 0.2")
-    return -float(penalty) if false_statements(_text(response)) else 0.0
+    return -float(penalty) if false_statements(checked_text(response)) else 0.0
 
 
 # --- Similarity -------------------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def similarity(response: str, answer: str, *, by: str = "ratio") -> float:
     if by not in _MEASURES:
         raise ValueError(f"similarity got by={by!r}; give one of {', '.join(_MEASURES)}")
     compare, longest = _MEASURES[by]
-    return min(compare(by)(_text(response)[:longest], str(answer)[:longest]) / 100, 1.0)
+    return min(compare(by)(checked_text(response)[:longest], str(answer)[:longest]) / 100, 1.0)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def json_valid(response: str, *, schema: Mapping[str, Any] | bool | None = None)
       0.5
     """
     satisfies = None if schema is None else _validator(json.dumps(schema, sort_keys=True))
-    document = _document(_text(response))
+    document = _document(checked_text(response))
     if len(document) > _MAX_JSON:
         return 0.0
     try:
@@ -386,12 +386,6 @@ def _validator(schema: str) -> Callable[[Any], bool]:
 
 
 # --- Details ----------------------------------------------------------------------------------------------------------
-
-
-def _text(response: Any) -> str:
-    if isinstance(response, str):
-        return response
-    raise TypeError(f"a response has to be text, got {response!r:.80} ({type(response).__name__})")
 
 
 def _optional(module: str, user: str) -> Any:

@@ -55,6 +55,17 @@ def content(completion: Any) -> Any:
     return completion
 
 
+def checked_text(response: Any) -> str:
+    """A response that has to be text.
+
+    Raises:
+      TypeError: It is something else.
+    """
+    if isinstance(response, str):
+        return response
+    raise TypeError(f"a response has to be text, got {response!r:.80} ({type(response).__name__})")
+
+
 def _broadcast(grade: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     """Applies a function of scalars over broadcast arguments; a float for scalars, else an array."""
     # Object arrays: NumPy's own text arrays drop trailing null characters.

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from agent_tunix import advantages
-from agent_tunix.rewards._shaping import RunningMean, entries
+from agent_tunix.rewards._shaping import RunningMean, check_decay, entries, with_mean
 from agent_tunix.types import Outcome, Rollouts, Score, Shaping
 
 Schedule = Callable[[Any], Any]
@@ -52,8 +52,8 @@ def anneal(schedule: Schedule | Mapping[str, Schedule]) -> Shaping:
       >>> shaping = anneal({"format": optax.linear_schedule(1.0, 0.0, 100), "correctness": lambda batch: 1.0})
     """
     if isinstance(schedule, Mapping):
-        return _anneal_parts({name: _called("anneal", each) for name, each in schedule.items()})
-    _called("anneal", schedule)
+        return _anneal_parts({name: _called(each) for name, each in schedule.items()})
+    _called(schedule)
 
     def update(score: Score, state: Array, rollouts: Rollouts) -> tuple[Score, Array]:
         del rollouts
@@ -77,9 +77,9 @@ def _anneal_parts(schedules: Mapping[str, Schedule]) -> Shaping:
     return Shaping(init=lambda: jnp.zeros((), jnp.int32), update=update)
 
 
-def _called(where: str, schedule: Any) -> Schedule:
+def _called(schedule: Any) -> Schedule:
     if not callable(schedule):
-        raise TypeError(f"{where} got {schedule!r:.80} as schedule; give a function of the batch number, as optax has")
+        raise TypeError(f"anneal got {schedule!r:.80} as schedule; give a function of the batch number, as optax has")
     return schedule
 
 
@@ -208,8 +208,7 @@ def ema_weights(weights: Mapping[str, float], decay: float = 0.99, eps: float = 
     """
     if not weights or not all(map(math.isfinite, weights.values())):
         raise ValueError(f"ema_weights got the weights {dict(weights)}; give at least one part, finite weights")
-    if not 0 <= decay < 1:
-        raise ValueError(f"ema_weights got decay={decay}; give a number in [0, 1)")
+    check_decay("ema_weights", decay)
     if not eps >= 0:
         raise ValueError(f"ema_weights got eps={eps}; give a number of at least 0")
     names, wanted = tuple(weights), np.array(list(weights.values()), np.float32)
@@ -217,9 +216,7 @@ def ema_weights(weights: Mapping[str, float], decay: float = 0.99, eps: float = 
     def update(score: Score, state: RunningMean, rollouts: Rollouts) -> tuple[Score, RunningMean]:
         del rollouts
         found, measured = (jnp.stack(each) for each in zip(*(_deviation(score, name) for name in names), strict=True))
-        seen = RunningMean(decay * state.total + found, decay * state.weight + 1, state.batches + 1)
-        state = RunningMean(*(jnp.where(measured, new, old) for new, old in zip(seen, state, strict=True)))
-        scale = state.total / jnp.maximum(state.weight, 1)  # the weight is at least 1 once a batch was measured
+        state, scale = with_mean(state, found, measured, decay)
         return _weighed(score, "ema_weights", names, jnp.asarray(wanted) / jnp.where(scale > 0, scale + eps, 1)), state
 
     def init() -> RunningMean:

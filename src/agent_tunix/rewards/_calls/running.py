@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent_tunix.errors import RewardError, unknown
-from agent_tunix.rewards._calls.pool import Call, ProcessPool, UnpicklableError
-from agent_tunix.rewards._calls.waiting import Attempt, in_event_loop, in_threads
+from agent_tunix.rewards._calls.pool import Call, ProcessPool, Result, UnpicklableError
+from agent_tunix.rewards._calls.waiting import in_event_loop, in_threads
 from agent_tunix.rewards._calls.worker import reason
 from agent_tunix.types import Outcome
 
@@ -202,20 +202,14 @@ def _replaced(results: Results, indices: Sequence[int], later: Results) -> Resul
 
 # --- Places -----------------------------------------------------------------------------------------------------------
 
-_Waiting = Callable[[int, float | None, Callable[..., Any], Sequence[Call]], dict[int, Attempt]]
+_Waiting = Callable[[int, float | None, Callable[..., Any], Sequence[Call]], dict[int, Result]]
 
 
 def _waiting(
     place: _Waiting, at_once: int, timeout_s: float | None, function: Callable[..., Any], calls: Sequence[Call]
 ) -> Results:
     attempts = place(at_once, timeout_s, function, calls)
-    ordered = [attempts[index] for index in range(len(calls))]
-    problems = {
-        index: (_OUTCOMES[problem[0]], problem[1])
-        for index, (_, problem, _) in enumerate(ordered)
-        if problem is not None
-    }
-    return Results([value for value, _, _ in ordered], problems, [seconds for _, _, seconds in ordered])
+    return _results([attempts[index] for index in range(len(calls))])
 
 
 def _positive(name: str, value: Any) -> Any:
@@ -229,16 +223,19 @@ _warned: dict[int, weakref.ref[Any]] = {}
 
 def _in_processes(pool: ProcessPool, function: Callable[..., Any], calls: Sequence[Call]) -> Results:
     try:
-        results = pool.run(function, calls)
+        return _results(pool.run(function, calls))
     except UnpicklableError as error:
         _warn_once(function, error)
         return inline(function, calls)
+
+
+def _results(attempts: Sequence[Result]) -> Results:
     problems = {
-        index: (_OUTCOMES[result.status], result.reason)
-        for index, result in enumerate(results)
-        if result.status in _OUTCOMES
+        index: (_OUTCOMES[attempt.status], attempt.reason)
+        for index, attempt in enumerate(attempts)
+        if attempt.status in _OUTCOMES
     }
-    return Results([result.value for result in results], problems, [result.seconds for result in results])
+    return Results([attempt.value for attempt in attempts], problems, [attempt.seconds for attempt in attempts])
 
 
 def _warn_once(function: Callable[..., Any], error: Exception) -> None:

@@ -17,20 +17,24 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from agent_tunix.rewards._calls.pool import Call
+from agent_tunix.rewards._calls.pool import Call, Result
 from agent_tunix.rewards._calls.worker import reason
 
 _BLOCKED_S = 10.0  # What an event loop is granted beyond the timeouts of its calls before it counts as blocked.
 
-Attempt = tuple[Any, tuple[str, str] | None, float]
-"""Value, `failed` or `timed_out` with the reason or None, and seconds of one call."""
+
+def is_asynchronous(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives a coroutine, also for objects."""
+    called = getattr(type(function), "__call__", None)  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
 
 # --- Threads ----------------------------------------------------------------------------------------------------------
 
 
 def in_threads(
     workers: int, timeout_s: float | None, function: Callable[..., Any], calls: Sequence[Call]
-) -> dict[int, Attempt]:
+) -> dict[int, Result]:
     """Attempts at calls in threads, by index; a call past its timeout is given up on."""
     return _ThreadedRun(timeout_s, function, calls).attempts(workers)
 
@@ -42,12 +46,12 @@ class _ThreadedRun:
         self._timeout_s, self._function, self._calls = timeout_s, function, calls
         self._waiting = deque(range(len(calls)))
         self._running: dict[int, float] = {}
-        self._finished: queue.SimpleQueue[tuple[int, Attempt]] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
 
-    def attempts(self, workers: int) -> dict[int, Attempt]:
+    def attempts(self, workers: int) -> dict[int, Result]:
         for _ in range(min(workers, len(self._calls))):
             _start(self._work)
-        found: dict[int, Attempt] = {}
+        found: dict[int, Result] = {}
         try:
             while len(found) < len(self._calls):
                 try:
@@ -71,7 +75,7 @@ class _ThreadedRun:
                 return
             self._finished.put((index, attempt))
 
-    def _given_up(self) -> dict[int, Attempt]:
+    def _given_up(self) -> dict[int, Result]:
         late = {}
         for index, since in self._running.copy().items():
             is_late = self._timeout_s is not None and time.monotonic() - since >= self._timeout_s
@@ -92,18 +96,22 @@ def _start(work: Callable[[], None]) -> None:
     threading.Thread(target=work, name="grader", daemon=True).start()
 
 
-def _attempt(function: Callable[..., Any], call: Call) -> Attempt:
+def _attempt(function: Callable[..., Any], call: Call) -> Result:
     arguments, settings = call
     started = time.perf_counter()
     try:
-        value, problem = function(*arguments, **settings), None
+        value = function(*arguments, **settings)
     except BaseException as error:  # Also SystemExit, which would end the thread without a word.
-        value, problem = None, ("failed", reason(error))
-    return value, problem, time.perf_counter() - started
+        return _failed(error, started)
+    return Result("graded", value, seconds=time.perf_counter() - started)
 
 
-def _too_late(timeout_s: float | None, why: str = "") -> Attempt:
-    return None, ("timed_out", f"no result within {timeout_s or 0:g} s{why}"), timeout_s or 0.0
+def _failed(error: BaseException, started: float) -> Result:
+    return Result("failed", reason=reason(error), seconds=time.perf_counter() - started)
+
+
+def _too_late(timeout_s: float | None, why: str = "") -> Result:
+    return Result("timed_out", reason=f"no result within {timeout_s or 0:g} s{why}", seconds=timeout_s or 0.0)
 
 
 # --- An event loop ----------------------------------------------------------------------------------------------------
@@ -111,9 +119,9 @@ def _too_late(timeout_s: float | None, why: str = "") -> Attempt:
 
 def in_event_loop(
     concurrency: int, timeout_s: float | None, function: Callable[..., Any], calls: Sequence[Call]
-) -> dict[int, Attempt]:
+) -> dict[int, Result]:
     """Attempts at calls in the event loop of this process, by index; a call past its timeout is cancelled."""
-    attempts: dict[int, Attempt] = {}
+    attempts: dict[int, Result] = {}
     gate = asyncio.Semaphore(concurrency)
     work = asyncio.run_coroutine_threadsafe(
         _all(_awaited_in_time(gate, timeout_s, function, call, index, attempts) for index, call in enumerate(calls)),
@@ -160,7 +168,7 @@ async def _awaited_in_time(
     function: Callable[..., Any],
     call: Call,
     index: int,
-    attempts: dict[int, Attempt],
+    attempts: dict[int, Result],
 ) -> None:
     async with gate:
         task = asyncio.ensure_future(_awaited(function, call))
@@ -170,37 +178,37 @@ async def _awaited_in_time(
             if not task.done():
                 attempts[index] = _too_late(timeout_s)
             elif task.cancelled():  # by itself
-                attempts[index] = None, ("failed", "CancelledError: "), 0.0
+                attempts[index] = Result("failed", reason="CancelledError: ")
             else:
                 attempts[index] = task.result()
         finally:
             task.cancel()
 
 
-async def _awaited(function: Callable[..., Any], call: Call) -> Attempt:
+async def _awaited(function: Callable[..., Any], call: Call) -> Result:
     arguments, settings = call
     started = time.perf_counter()
     try:
-        if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
+        if is_asynchronous(function):
             value = await function(*arguments, **settings)
         else:
-            value, problem, seconds = await _in_its_thread(function, call)
-            if problem is not None or not inspect.isawaitable(value):
-                return value, problem, seconds
-            value = await value
+            attempt = await _in_its_thread(function, call)
+            if not inspect.isawaitable(attempt.value):
+                return attempt
+            value = await attempt.value
     except asyncio.CancelledError:
         raise
     except BaseException as error:  # SystemExit would end the loop and everything that waits for it.
-        return None, ("failed", reason(error)), time.perf_counter() - started
-    return value, None, time.perf_counter() - started
+        return _failed(error, started)
+    return Result("graded", value, seconds=time.perf_counter() - started)
 
 
-async def _in_its_thread(function: Callable[..., Any], call: Call) -> Attempt:
+async def _in_its_thread(function: Callable[..., Any], call: Call) -> Result:
     """Like asyncio.to_thread, whose threads the interpreter would wait for when it exits."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Attempt] = loop.create_future()
+    future: asyncio.Future[Result] = loop.create_future()
 
-    def settle(attempt: Attempt) -> None:
+    def settle(attempt: Result) -> None:
         if not future.done():
             future.set_result(attempt)
 

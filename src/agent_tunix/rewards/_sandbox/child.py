@@ -35,9 +35,8 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _LINUX = sys.platform == "linux"
 
 _NEW_FILES, _NEW_USER = 0x00020000, 0x10000000
-_NEW_ALL = (
-    _NEW_FILES | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
-)  # and host name, IPC, process numbers, network
+# With host name, IPC, process numbers and network.
+_NEW_ALL = _NEW_FILES | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _REMOUNT, _BIND, _RECURSIVE, _PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 _DETACH = 2
 _DEATH_SIGNAL, _DUMPABLE, _NO_NEW_PRIVILEGES, _SUBREAPER = 1, 4, 38, 36
