@@ -16,7 +16,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
     1: ("batching", "advantages", "losses", "optimizers", "rewards"),
     2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "measures"),
     3: ("updates", "collecting", "supervised", "training", "evaluation", "display"),
-    4: ("contributions", "reward_analysis", "preflight", "rescoring"),
+    4: ("contributions", "reward_analysis", "probes", "preflight", "rescoring"),
     5: ("config", "lookup", "recipes", "overrides", "workshop", "jobs"),
     6: ("cli", "__main__"),
 }

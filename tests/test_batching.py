@@ -40,7 +40,7 @@ def score(prompts, seed=0, *, per_token=False):
         parts={"a": np.where(valid, 1.0, np.nan), "b/c": random.random((prompts, GROUP))},
         outcomes={"a": np.where(valid, 0, 2), "b/c": np.zeros((prompts, GROUP), int)},
         per_token=random.random((prompts, GROUP, TOKENS)) if per_token else None,
-        failures=[Failure("a", int(p), int(g), f"reason {seed} {p} {g}") for p, g in np.argwhere(~valid)],
+        failures=tuple(Failure("a", int(p), int(g), f"reason {seed} {p} {g}") for p, g in np.argwhere(~valid)),
     )
 
 
@@ -113,13 +113,13 @@ def test_failures_follow_their_prompts():
     whole = Score(
         np.zeros((3, 2)),
         np.zeros((3, 2), bool),
-        failures=[Failure("a", 0, 1, "zero"), Failure("a", 2, 0, "two"), Failure("b", 2, 0, "two too")],
+        failures=(Failure("a", 0, 1, "zero"), Failure("a", 2, 0, "two"), Failure("b", 2, 0, "two too")),
     )
-    assert take(whole, [2, 1]).failures == [Failure("a", 0, 0, "two"), Failure("b", 0, 0, "two too")]
-    assert take(whole, [1]).failures == []
-    assert take(whole, [0, 0]).failures == [Failure("a", 0, 1, "zero"), Failure("a", 1, 1, "zero")]
+    assert take(whole, [2, 1]).failures == (Failure("a", 0, 0, "two"), Failure("b", 0, 0, "two too"))
+    assert take(whole, [1]).failures == ()
+    assert take(whole, [0, 0]).failures == (Failure("a", 0, 1, "zero"), Failure("a", 1, 1, "zero"))
     joined = join([take(whole, [0, 1]), take(whole, [2])])
-    assert joined.failures == [Failure("a", 0, 1, "zero"), Failure("a", 2, 0, "two"), Failure("b", 2, 0, "two too")]
+    assert joined.failures == (Failure("a", 0, 1, "zero"), Failure("a", 2, 0, "two"), Failure("b", 2, 0, "two too"))
 
 
 def test_columns_keep_their_kind():

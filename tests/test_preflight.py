@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from agent_tunix import preflight, rewards
+from agent_tunix import preflight, probes, rewards
 from agent_tunix.cli import main
 from agent_tunix.types import Reward
 
@@ -159,7 +159,7 @@ def test_every_probe_and_style_is_written_for_every_row():
         return rewards.default()(rollouts)
 
     preflight.preflight(Reward("watching", score), ROWS)
-    assert [len(group) for group in seen[:: len(ROWS)]] == [2 * len(preflight.STYLES) + 1] * 2 + [len(preflight.PROBES)]
+    assert [len(group) for group in seen[:: len(ROWS)]] == [2 * len(probes.STYLES) + 1] * 2 + [len(probes.PROBES)]
 
 
 def test_a_demonstration_counts_as_a_right_answer_where_the_reference_states_none():

@@ -212,8 +212,6 @@ def test_a_task_with_many_answers_grades_by_its_own_rules():
     score = recipes.reward(Config())(texts([["<answer>11+2*5</answer>", "<answer>21</answer>"]], columns))
     np.testing.assert_array_equal(score.parts["correctness"], [[1.0, 0.0]])
     assert recipes.is_correct("<answer>4</answer>", {"answer": "4"}) == 1.0
-    assert recipes.is_formatted("<answer>4</answer>") == 1.0
-    assert recipes.is_formatted("It is <answer>4</answer>") == 0.5
 
 
 # --- training.reward_function

@@ -57,40 +57,50 @@ def take(batch: Batch, prompts: Sequence[int]) -> Batch:
       prompts: Indices along the prompt axis.
     """
 
-    def pick(value: Any) -> Any:
+    index = np.asarray(prompts, int)
+
+    def pick(name: str, value: Any) -> Any:
         if value is None:
             return None
+        if name == "failures":
+            return _failures_of(value, prompts)
         if isinstance(value, Mapping):
-            return {name: pick(part) for name, part in value.items()}
-        if hasattr(value, "shape"):
-            return value[np.asarray(prompts, int)]
-        if value and isinstance(value[0], Failure):
-            chosen = ((new, f) for new, prompt in enumerate(prompts) for f in value if f.prompt_index == prompt)
-            return [f._replace(prompt_index=new) for new, f in chosen]
-        return [value[prompt] for prompt in prompts] if value else value
+            return {key: pick("", part) for key, part in value.items()}
+        return value[index] if hasattr(value, "shape") else [value[prompt] for prompt in prompts]
 
     return _map(pick, batch)
 
 
+def _failures_of(failures: Sequence[Failure], prompts: Sequence[int]) -> tuple[Failure, ...]:
+    by_prompt: dict[int, list[Failure]] = {}
+    for failure in failures:
+        by_prompt.setdefault(failure.prompt_index, []).append(failure)
+    return tuple(
+        failure._replace(prompt_index=new)
+        for new, prompt in enumerate(prompts)
+        for failure in by_prompt.get(int(prompt), ())
+    )
+
+
 def join(batches: Sequence[Batch]) -> Batch:
     """Batches one after the other along the prompt axis; all must have the same parts and columns."""
-    offsets = np.cumsum([0, *(_prompts(batch) for batch in batches)])
+    offsets = np.cumsum([0, *(_prompts(batch) for batch in batches)]).tolist()
 
-    def merge(*values: Any) -> Any:
+    def merge(name: str, *values: Any) -> Any:
         first = values[0]
         if first is None:
             return None
+        if name == "failures":
+            return tuple(_moved(failure, by) for part, by in zip(values, offsets, strict=False) for failure in part)
         if isinstance(first, Mapping):
-            return {name: merge(*(value[name] for value in values)) for name in first}
-        if hasattr(first, "shape"):
-            return np.concatenate(values)
-        return [_moved(item, offset) for value, offset in zip(values, offsets, strict=False) for item in value]
+            return {key: merge("", *(value[key] for value in values)) for key in first}
+        return np.concatenate(values) if hasattr(first, "shape") else [item for value in values for item in value]
 
     return _map(merge, *batches)
 
 
-def _moved(item: Any, offset: int) -> Any:
-    return item._replace(prompt_index=item.prompt_index + int(offset)) if isinstance(item, Failure) else item
+def _moved(failure: Failure, by: int) -> Failure:
+    return failure._replace(prompt_index=failure.prompt_index + by)
 
 
 def _prompts(batch: Rollouts | Score) -> int:
@@ -99,7 +109,7 @@ def _prompts(batch: Rollouts | Score) -> int:
 
 def _map(function: Any, *batches: Any) -> Any:
     fields = {
-        field.name: function(*(getattr(batch, field.name) for batch in batches))
+        field.name: function(field.name, *(getattr(batch, field.name) for batch in batches))
         for field in dataclasses.fields(batches[0])
     }
     return type(batches[0])(**fields)

@@ -63,12 +63,16 @@ def _from_file(setting: str, path: Path) -> ModuleType:
 
 def _from_package(setting: str, name: str) -> ModuleType:
     # A console script, unlike `python script.py`, does not look into the current folder.
-    sys.path.append(os.getcwd())
+    here = os.getcwd()
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
     try:
         with _named_failure(setting, name):
             return importlib.import_module(name)
     finally:
-        sys.path.remove(os.getcwd())
+        if added and here in sys.path:  # the module may have changed the path itself
+            sys.path.remove(here)
 
 
 @contextmanager

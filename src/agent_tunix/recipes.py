@@ -273,11 +273,6 @@ def is_correct(response: str, row: Mapping[str, Any]) -> float:
     return rewards.exact_answer(response, row["answer"])
 
 
-def is_formatted(response: str) -> float:
-    """1 where a response is exactly the tagged format, 0.5 where it holds an answer block, else 0."""
-    return rewards.tag_format(response)
-
-
 def shaping(config: Config) -> Shaping:
     """What is done to the score before credit is given: `reward.shaping`, then the divergence penalty."""
     name, coefficient = config.reward.shaping, config.reward.kl_penalty

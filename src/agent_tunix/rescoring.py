@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from agent_tunix import runs
 from agent_tunix.batching import text_rollouts
+from agent_tunix.runs import Record
 from agent_tunix.types import Reward, Rollouts, Score
 
 TOGETHER = 64
@@ -25,8 +26,6 @@ MOVED = 5
 """Completions listed among those that moved most."""
 SHOWN = 120
 """Characters of a completion in a table."""
-
-Sample = Mapping[str, Any]
 
 
 class Moved(NamedTuple):
@@ -86,7 +85,7 @@ class Rescored:
     moved: tuple[Moved, ...]
 
 
-def rescore(samples: Iterable[Sample], reward: Reward) -> Rescored:
+def rescore(samples: Iterable[Record], reward: Reward) -> Rescored:
     """Scores stored rollouts with another reward.
 
     Args:
@@ -101,7 +100,7 @@ def rescore(samples: Iterable[Sample], reward: Reward) -> Rescored:
     )
 
 
-def reweigh(samples: Iterable[Sample], weights: Mapping[str, float]) -> Rescored:
+def reweigh(samples: Iterable[Record], weights: Mapping[str, float]) -> Rescored:
     """Combines the stored parts of rollouts with other weights, without calling any grader.
 
     Args:
@@ -150,14 +149,14 @@ def to_json(result: Rescored) -> dict[str, Any]:
 # --- Reading groups back ----------------------------------------------------------------------------------------------
 
 
-def _groups(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+def _groups(samples: Iterable[Record]) -> Iterator[list[Record]]:
     """Groups of records; those written without a reward are left out."""
     return (group for group in runs.groups(samples) if all("reward" in sample for sample in group))
 
 
-def _batches(groups: Iterable[list[Sample]]) -> Iterator[list[list[Sample]]]:
+def _batches(groups: Iterable[list[Record]]) -> Iterator[list[list[Record]]]:
     """Groups of equal size together, so that pools of graders have something to share out."""
-    batch: list[list[Sample]] = []
+    batch: list[list[Record]] = []
     for group in groups:
         if batch and (len(batch) == TOGETHER or len(group) != len(batch[0])):
             yield batch
@@ -167,7 +166,7 @@ def _batches(groups: Iterable[list[Sample]]) -> Iterator[list[list[Sample]]]:
         yield batch
 
 
-def _rollouts(groups: Sequence[Sequence[Sample]]) -> Rollouts:
+def _rollouts(groups: Sequence[Sequence[Record]]) -> Rollouts:
     """Rollouts of groups of equal size."""
     names = dict.fromkeys(name for group in groups for name in group[0]["columns"])
     return text_rollouts(
@@ -179,7 +178,7 @@ def _rollouts(groups: Sequence[Sequence[Sample]]) -> Rollouts:
     )
 
 
-def _from_stored(group: Sequence[Sample], weights: Mapping[str, float]) -> Score:
+def _from_stored(group: Sequence[Record], weights: Mapping[str, float]) -> Score:
     """The score of one group by its stored parts."""
     rows = [[_number(sample["parts"].get(name)) for name in weights] for sample in group]
     parts = np.array(rows, np.float64).reshape(len(group), len(weights))
@@ -200,7 +199,7 @@ def _number(value: float | None) -> float:
 class _Pair(NamedTuple):
     """One group under both rewards."""
 
-    group: Sequence[Sample]
+    group: Sequence[Record]
     before: Float[np.ndarray, " group"]
     after: Float[np.ndarray, " group"]
     parts: dict[str, Float[np.ndarray, " group"]]
@@ -211,7 +210,7 @@ class _Pair(NamedTuple):
         return ~np.isnan(self.before) & ~np.isnan(self.after)
 
 
-def _pairs(groups: Sequence[Sequence[Sample]], score: Score) -> Iterator[_Pair]:
+def _pairs(groups: Sequence[Sequence[Record]], score: Score) -> Iterator[_Pair]:
     after = np.where(score.valid, np.asarray(score.value, np.float64), np.nan)
     for number, group in enumerate(groups):
         yield _Pair(

@@ -10,8 +10,7 @@ import numpy as np
 from agent_tunix import runs, text
 from agent_tunix.contributions import contributions
 from agent_tunix.rewards import answer_key
-
-Sample = Mapping[str, Any]
+from agent_tunix.runs import Record
 
 EXAMPLES = 3
 STAGES = 10
@@ -20,7 +19,7 @@ SHOWN = 200
 """Characters of a completion in an example."""
 
 
-def analyse(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def analyse(samples: Iterable[Record]) -> dict[str, Any]:
     """Distribution of the reward and its parts, and the completions by kind.
 
     Args:
@@ -69,7 +68,7 @@ def distribution(values: Sequence[float]) -> dict[str, float]:
     return {"count": len(values)} | {name: float(value) for name, value in moments.items()} | quantiles
 
 
-def _variance(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
+def _variance(samples: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     """The reward's variance between prompts and within groups, and the parts' shares of the latter, which is credit."""
     groups = [group for group in runs.groups(samples) if all("parts" in sample for sample in group)]
     if not groups or not names:
@@ -91,13 +90,13 @@ def _variance(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _table(groups: Sequence[Sequence[Sample]], width: int, read: Callable[[Sample], float | None]) -> np.ndarray:
+def _table(groups: Sequence[Sequence[Record]], width: int, read: Callable[[Record], float | None]) -> np.ndarray:
     """One row per group; NaN where there is no value or no such member."""
     rows = [[math.nan if read(sample) is None else read(sample) for sample in group] for group in groups]
     return np.array([row + [math.nan] * (width - len(row)) for row in rows], np.float64)
 
 
-def _over_training(scored: Sequence[Sample]) -> list[dict[str, float]]:
+def _over_training(scored: Sequence[Record]) -> list[dict[str, float]]:
     """Least, mean and greatest reward for each tenth of the rollouts."""
     stages = np.array_split(np.arange(len(scored)), min(STAGES, len(scored))) if scored else []
     out = []
@@ -109,26 +108,26 @@ def _over_training(scored: Sequence[Sample]) -> list[dict[str, float]]:
     return out
 
 
-def _stated(sample: Sample) -> str:
+def _stated(sample: Record) -> str:
     return text.stated_answer(sample["completion"]) or ""
 
 
-def _reference(sample: Sample) -> str:
+def _reference(sample: Record) -> str:
     return str(sample.get("columns", {}).get("answer", ""))
 
 
-def _values(sample: Sample) -> tuple[Any, Any] | None:
+def _values(sample: Record) -> tuple[Any, Any] | None:
     """What the completion states and the reference, where both are numbers."""
     stated, reference = answer_key(_stated(sample)), answer_key(_reference(sample))
     return None if isinstance(stated, str) or isinstance(reference, str) else (stated.value, reference.value)
 
 
-def _is_negated(sample: Sample) -> bool:
+def _is_negated(sample: Record) -> bool:
     values = _values(sample)
     return values is not None and values[0] != 0 and values[0] == -values[1]
 
 
-def _is_near(sample: Sample) -> bool:
+def _is_near(sample: Record) -> bool:
     values = _values(sample)
     if values is None or not values[1]:
         return False
@@ -136,12 +135,12 @@ def _is_near(sample: Sample) -> bool:
     return 0 < abs(stated - reference) <= 0.1 * abs(reference)
 
 
-def _repeats_itself(sample: Sample) -> bool:
+def _repeats_itself(sample: Record) -> bool:
     lines = [line for line in sample["completion"].splitlines() if line.strip()]
     return bool(lines) and max(Counter(lines).values()) >= 4
 
 
-PATTERNS: Mapping[str, Callable[[Sample], bool]] = {
+PATTERNS: Mapping[str, Callable[[Record], bool]] = {
     "cut off by the token budget": lambda sample: sample["truncated"],
     "empty": lambda sample: not sample["completion"].strip(),
     "states no answer": lambda sample: text.stated_answer(sample["completion"]) is None,
@@ -160,7 +159,7 @@ PATTERNS: Mapping[str, Callable[[Sample], bool]] = {
 """What can be seen of a completion that is not right; one may show several."""
 
 
-def _failure_patterns(scored: Sequence[Sample]) -> dict[str, Any]:
+def _failure_patterns(scored: Sequence[Record]) -> dict[str, Any]:
     wrong = [sample for sample in scored if not _is_right(sample)]
     out = {}
     for name, shows in PATTERNS.items():
@@ -171,7 +170,7 @@ def _failure_patterns(scored: Sequence[Sample]) -> dict[str, Any]:
     return dict(sorted(out.items(), key=lambda item: -item[1]["count"]))
 
 
-def _grader_failures(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+def _grader_failures(samples: Sequence[Record]) -> dict[str, dict[str, int]]:
     """For every part, how often each reason was given."""
     counts: dict[str, Counter[str]] = {}
     for sample in samples:
@@ -180,11 +179,11 @@ def _grader_failures(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
     return {part: dict(reasons.most_common()) for part, reasons in counts.items()}
 
 
-def _is_right(sample: Sample) -> bool:
+def _is_right(sample: Record) -> bool:
     return sample["parts"].get("correctness", sample["reward"]) == 1.0
 
 
-def kind(sample: Mapping[str, Any]) -> str:
+def kind(sample: Record) -> str:
     """The kind of a completion, by what went wrong first."""
     completion = sample["completion"]
     if sample["truncated"]:
@@ -220,8 +219,8 @@ def _worst(analysis: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return list(analysis["failure_patterns"].items())[:5]
 
 
-def _kinds(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def _kinds(scored: Sequence[Record]) -> dict[str, Any]:
+    groups: dict[str, list[Record]] = {}
     for sample in scored:
         groups.setdefault(kind(sample), []).append(sample)
     return {
@@ -235,7 +234,7 @@ def _kinds(scored: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _examples(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _examples(samples: Sequence[Record]) -> list[dict[str, Any]]:
     """The first few different completions."""
     chosen = {sample["completion"]: sample for sample in reversed(samples[: 20 * EXAMPLES])}
     return [

@@ -49,6 +49,9 @@ REWARD_ANALYSIS = "reward_analysis.json"
 EVENTS = "tensorboard"
 CHECKPOINTS = "checkpoints"
 
+Record = Mapping[str, Any]
+"""A rollout as a run stores it: prompt, completion, columns, reward, parts, outcomes, advantage and more."""
+
 GROWING: tuple[str, ...] = (METRICS, TIMINGS, SAMPLES)
 KINDS = ("train", "eval")
 # Where the run lives and how it is opened is not what it computes.
@@ -438,9 +441,9 @@ def read_samples(path: Path | str) -> Iterator[dict[str, Any]]:
     return _read_samples(file)
 
 
-def groups(samples: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def groups(samples: Iterable[Record]) -> Iterator[list[Record]]:
     """Records of rollouts, in the order they were written, as one list for every prompt of every batch."""
-    group: list[Mapping[str, Any]] = []
+    group: list[Record] = []
     for sample in samples:
         if sample["completion_index"] == 0 and group:
             yield group

@@ -15,7 +15,18 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
-from agent_tunix import checkpoints, data, evaluation, models, optimizers, recipes, sampling, supervised, training
+from agent_tunix import (
+    checkpoints,
+    data,
+    evaluation,
+    models,
+    optimizers,
+    recipes,
+    rewards,
+    sampling,
+    supervised,
+    training,
+)
 from agent_tunix.config import Config
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.sampling import Distribution, Sample
@@ -146,7 +157,7 @@ def answers(shop: Workshop, rows: Sequence[Row]) -> Callable[..., list[evaluatio
             prompts_per_batch=min(shop.config.evaluation.prompts_per_batch, len(rows)),
             key=key,
             correct=recipes.is_correct,
-            formatted=recipes.is_formatted,
+            formatted=rewards.tag_format,
         )
 
     return complete

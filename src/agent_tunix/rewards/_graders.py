@@ -14,7 +14,7 @@ from typing import Any
 from agent_tunix import text
 from agent_tunix.rewards._answers import numbers
 from agent_tunix.rewards._answers.numbers import answer_key
-from agent_tunix.rewards._universal import universal
+from agent_tunix.rewards._universal import checked_text, universal
 
 _key = lru_cache(maxsize=16_384)(answer_key)
 
@@ -68,7 +68,7 @@ def exact_answer(
       1.0
     """
     if not isinstance(response, str):
-        raise _not_text(response)
+        checked_text(response)  # raises
     stated = text.stated_answer(response)
     if fallback is not None or tolerance or symbolic:
         return _leniently(response, stated, _reference_text(answer), fallback, tolerance, symbolic)
@@ -99,7 +99,7 @@ def tag_format(response: str) -> float:
       array([1. , 0.5, 0. ])
     """
     if not isinstance(response, str):
-        raise _not_text(response)
+        checked_text(response)  # raises
     if text.is_tagged(response):
         return 1.0
     return 0.5 if text.has_answer_block(response) else 0.0
@@ -146,10 +146,6 @@ def _symbolic_comparison() -> Any:
 
     comparison.require()
     return comparison.is_equal
-
-
-def _not_text(response: Any) -> TypeError:
-    return TypeError(f"a response has to be text, got {response!r:.80} ({type(response).__name__})")
 
 
 def _reference_text(answer: Any) -> str:
