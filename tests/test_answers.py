@@ -664,7 +664,14 @@ def test_neither_what_comes_before_a_statement_nor_the_end_of_the_text_changes_i
     [
         ("It costs $1,072.50.", "$1,072.50"),
         ("-3 is less than -2.", "-2"),
-        ("7-3", "3"),
+        ("7-3", None),
+        *(
+            (part, None)
+            for part in ("1/2", "it is 3 1/2", "12:30", "2024-01-05", "10 000", "1e-3", "2×10^3", "x^2", "- 5")
+        ),
+        *((part, None) for part in ("4 million", "42k", "±42", "> 42", "not 42", "\\frac{1}{2}", "x_2")),
+        ("so 48/2 = 24", "24"),
+        ("**42**", "42"),
         ("(5)-3", "3"),
         ("x = -3", "-3"),
         ("$4 and 5 km", "5"),
@@ -1569,3 +1576,25 @@ def _seconds(response):
     rewards.exact_answer(response, "42", fallback="last_number", tolerance=0.1)
     rewards.tag_format(response)
     return time.process_time() - start
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "Finally, the answer is 42.",
+        "In conclusion, the answer is 42.",
+        "This means the answer is 42.",
+        "Since 48-6=42, the answer is 42.",
+        "The required answer is 42.",
+        "*Answer:* 42",
+        "\\boxed{\\displaystyle 42}",
+        "#### 42 sq ft",
+    ],
+)
+def test_usual_conclusions_are_statements(statement):
+    assert rewards.exact_answer(statement, "42") == 1.0 and rewards.exact_answer(statement, "41") == 0.0
+
+
+@pytest.mark.parametrize("doubt", ["I doubt, the answer is 42.", "If so, the answer is 42.", "Because of what I doubt"])
+def test_conclusions_of_a_doubt_are_not(doubt):
+    assert rewards.exact_answer(doubt, "42") == 0.0

@@ -441,3 +441,8 @@ def test_the_wheel_takes_conf_along():
 def test_conf_of_an_installed_package_lies_beside_its_modules(tmp_path, monkeypatch):
     monkeypatch.setattr(overrides, "__file__", str(tmp_path / "site" / "agent_tunix" / "overrides.py"))
     assert overrides.conf_dir() == tmp_path / "site" / "agent_tunix" / "conf"
+
+
+def test_a_named_preset_becomes_the_reward():
+    config = with_value("training.reward_function", "agent_tunix.rewards.presets.reasoning_tags:reward")
+    assert len(recipes.reward(config)(texts([["<answer>4</answer>", "4"]], {"answer": ["4"]})).parts) == 4

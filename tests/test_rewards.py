@@ -595,3 +595,33 @@ def test_a_grader_that_declares_its_bounds_gives_them_to_its_reward():
     assert rewards.per_completion(rewards.exact_answer, "answer").bounds == Bounds(0, 1)
     assert rewards.per_completion(functools.partial(rewards.repetition, n=2)).bounds == Bounds(-1, 0)
     assert rewards.as_reward(rewards.check_answer, bounds=(0, 2)).bounds == Bounds(0, 2)
+
+
+async def _judged(response):
+    return float(len(response))
+
+
+@pytest.mark.parametrize("place", ["inline", "threads", "processes", "asynchronous"])
+def test_coroutine_functions_run_anywhere(place):
+    run = rewards.inline if place == "inline" else getattr(rewards, place)(2)
+    np.testing.assert_array_equal(rewards.per_completion(_judged, run=run)(TWO_BY_TWO).value, [[1, 2], [3, 4]])
+
+
+def test_a_grader_that_exits_is_a_failure_and_does_not_end_the_run():
+    def leaves(response):
+        raise SystemExit(0)
+
+    score = rewards.per_completion(leaves)(TWO_BY_TWO)
+    assert not score.valid.any() and score.failures[0].reason == "SystemExit: 0"
+
+
+def test_what_a_list_function_names_has_to_be_there_also_beside_keywords():
+    with pytest.raises(ValueError, match="needs the column `solution`"):
+        rewards.from_lists(lambda completions, solution, **columns: [0.0] * 4, name="mine")(TWO_BY_TWO)
+    with pytest.raises(ValueError, match="names `completion_ids`, which TRL passes; lift it with from_trl"):
+        rewards.from_lists(lambda completions, completion_ids, **columns: [0.0] * 4, name="mine")(TWO_BY_TWO)
+
+
+def test_prompts_of_other_trainers_are_found_by_graders_that_read_one():
+    found = rewards.evaluate_relevance(prompts=["Count the red apples."], completions=["Three red apples."])
+    assert found == [rewards.evaluate_relevance("Three red apples.", "Count the red apples.")]

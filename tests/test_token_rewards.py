@@ -72,3 +72,9 @@ def test_wrong_shapes_and_values_are_named():
         rewards.from_tokens(sevens, name="high", bounds=(0, 1))(ROLLOUTS)
     with pytest.raises(ValueError, match=r"reward `odd` returned inf"):
         rewards.from_tokens(lambda ids, mask: 1.0 / jnp.zeros(ids.shape[:2]), name="odd")(ROLLOUTS)
+
+
+def test_rollouts_without_token_ids_are_refused():
+    stored = text_rollouts(["a"], [["x", "y"]], {}, lengths=np.array([[2, 3]]))
+    with pytest.raises(ValueError, match="reward `sevens` reads token ids, which these rollouts do not have"):
+        SEVENS(stored)

@@ -9,6 +9,9 @@ from jaxtyping import Bool, Int
 
 from agent_tunix.types import Failure, Rollouts, Score
 
+NO_TOKEN = -1
+"""Stands where the ids of tokens are not known; rewards that read ids refuse it."""
+
 Batch = TypeVar("Batch", Rollouts, Score)
 
 
@@ -30,7 +33,7 @@ def text_rollouts(
       truncated: True where the token budget ended a completion; nowhere by default.
 
     Returns:
-      Rollouts whose masks have the given lengths, and whose tokens are all 0 with log-probability 0.
+      Rollouts whose masks have the given lengths, and whose tokens are all `NO_TOKEN` with log-probability 0.
     """
     shape = (len(prompts), len(completions[0]) if completions else 0)
     lengths = np.zeros(shape, int) if lengths is None else np.asarray(lengths)
@@ -41,12 +44,22 @@ def text_rollouts(
         columns=columns,
         prompt_ids=np.zeros((shape[0], 0), np.int32),
         prompt_mask=np.zeros((shape[0], 0), bool),
-        completion_ids=np.zeros(mask.shape, np.int32),
+        completion_ids=np.full(mask.shape, NO_TOKEN, np.int32),
         completion_mask=mask,
         truncated=np.zeros(shape, bool) if truncated is None else truncated,
         logprobs=np.zeros(mask.shape, np.float32),
         old_logprobs=np.zeros(mask.shape, np.float32),
     )
+
+
+def check_tokens(rollouts: Rollouts, name: str) -> None:
+    """Refuses rollouts whose token ids are not known, for a reward that reads them.
+
+    Raises:
+      ValueError: The ids are not known, as in rollouts that a run has stored.
+    """
+    if np.size(rollouts.completion_ids) and (np.asarray(rollouts.completion_ids) == NO_TOKEN).any():
+        raise ValueError(f"reward `{name}` reads token ids, which these rollouts do not have: only texts are stored")
 
 
 def take(batch: Batch, prompts: Sequence[int]) -> Batch:

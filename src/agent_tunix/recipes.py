@@ -259,10 +259,15 @@ def _made(found: Any) -> Any:
     if isinstance(found, Reward | Shaping):
         return found
     try:
-        empty = not inspect.signature(found).parameters
+        parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):
         return found
-    return found() if empty else found
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [
+        parameter for parameter in parameters if parameter.default is parameter.empty and parameter.kind not in free
+    ]
+    grades = {parameter.name for parameter in parameters} & {"response", "completion", "completions"}
+    return found if needed or grades else found()
 
 
 def is_correct(response: str, row: Mapping[str, Any]) -> float:

@@ -204,12 +204,18 @@ def table(analysis: Mapping[str, Any]) -> str:
             numbers = (row[key] for key in ("mean", "variance", "skewness", "p0", "p50", "p100"))
             mean, variance, skewness, low, median, high = numbers
             lines.append(f"{name:<28} {mean:7.3f} {variance:9.4f} {skewness:9.3f} {low:7.3f} {median:7.3f} {high:7.3f}")
+    if analysis["unscored"]:
+        lines.append(f"{analysis['unscored']} of {analysis['completions']} completions have no value")
     lines.append(f"{'completions by kind':<34} {'share':>7} {'mean reward':>12}")
     for name, row in analysis["kinds"].items():
         lines.append(f"{name:<34} {row['fraction']:7.3f} {row['mean_reward']:12.3f}")
     lines += [f"{name:<34} {row['fraction']:7.3f}  of what is not right" for name, row in _worst(analysis)]
     if analysis["variance"]:
-        shares = ", ".join(f"{part} {share:.0%}" for part, share in analysis["variance"]["share_of_advantage"].items())
+        shares = ", ".join(
+            f"{part} {share:.0%}"
+            for part, share in analysis["variance"]["share_of_advantage"].items()
+            if not math.isnan(share)
+        )
         within = analysis["variance"]["within_groups"] / max(analysis["variance"]["total"], 1e-12)
         lines.append(f"variance within groups {within:.0%}; parts of the advantage: {shares}")
     return "\n".join(lines)

@@ -24,17 +24,28 @@ _MAX_NUMBER = 200
 
 _LINE_LABEL = re.compile(r"(?:A(?:ns)?(?:\*\*|__|\*)?:|Ans\.(?=\s))", re.IGNORECASE)
 _NAMED = (
-    r"(?:the\s+|my\s+|our\s+)?(?:(?:final|correct|numerical|numeric)\s+){0,2}answer(?:\*\*|__|\*)?"
+    r"(?:the\s+|my\s+|our\s+)?(?:(?:final|correct|required|numerical|numeric)\s+){0,2}answer(?:\*\*|__|\*)?"
     r"(?:\s+to\s+(?:the|this)\s+(?:question|problem))?"
 )
 # A statement opens the line or a sentence, or concludes one: "I doubt that the answer is 4" states nothing.
 _STATEMENT = re.compile(
-    r"(?:(?:\A|[.!?;]\s+)(?:(?:so|thus|hence|therefore|then|and),?\s+)*"
+    r"(?:(?:\A|[.!?;]\s+)(?:(?:since|because)\b[^.!?;]{1,200},\s+)?"
+    r"(?:(?:so|thus|hence|therefore|then|and|finally|overall|consequently|in\s+(?:conclusion|summary|total)|as\s+a\s+result|"
+    r"to\s+conclude|(?:this|which)\s+means(?:\s+that)?|we\s+conclude\s+that),?\s+)*"
     rf"|,\s+(?:and\s+)?(?:so|thus|hence|therefore),?\s+){_NAMED}(?:\s+is\b(?:\s+(?:therefore|thus|hence)\b,?)?(?:\s*:)?|\s*[:=])",
     re.IGNORECASE,
 )
 _HEADING = re.compile(rf"{_NAMED}(?:\s+is)?\s*:?(?:\*\*|__)?\s*:?", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])(?:(?<![\w)\]}.%])[-\u2212])?[$€£]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?%?", re.ASCII)
+
+# What makes the digits before or after it, and these, something other than the number that they spell.
+_GOES_BEFORE = re.compile(
+    r"(?:[\^_/\\{<>\u2264\u2265~\u00b1\u2248\u00d7]|\d[-:.,]|(?<!\*)\*|\bnot|(?:\A|[\s(=])[-\u2212]|\d[eE][-+]?)\s*\Z"
+)
+_SPACED_GROUP = re.compile(r"\d[ \u2009\u202f\u00a0]\d{3}\Z")
+_GOES_ON = re.compile(
+    r"\s*(?:/|\^|\u00d7|:\d|\\times|(?:hundred|thousand|million|billion|trillion|dozen)\b|[kKmM]\b)|[eE][-+]?\d"
+)
 
 _END_MARKS = (
     "</s>", "<s>", "<eos>", "<pad>", "<end_of_turn>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
@@ -87,7 +98,8 @@ def last_number(completion: str) -> str | None:
       completion: Any text.
 
     Returns:
-      The number as written; None where there is none, or where it has more than 200 characters.
+      The number as written; None where there is none, where it has more than 200 characters, or where it is part of
+      something else: a fraction, a power, a time, a date, a bound, `4 million`.
 
     Examples:
       >>> last_number("48 clips and 24 clips are $1,072.50.")
@@ -101,7 +113,13 @@ def last_number(completion: str) -> str | None:
     # A number that is cut at the left edge of the window would lose its leading digits.
     if not numbers or (numbers[-1].start() == 0 and end >= _MAX_NUMBER):
         return None
-    return numbers[-1][0]
+    last, start = numbers[-1], max(0, end - _MAX_NUMBER)
+    is_part = (
+        _GOES_BEFORE.search(window[: last.start()])
+        or _SPACED_GROUP.search(window[: last.end()])
+        or _GOES_ON.match(completion, start + last.end())
+    )
+    return None if is_part else last[0]
 
 
 def tag_counts(completion: str) -> dict[str, int]:
@@ -250,9 +268,9 @@ def _without_end_marks(text: str) -> str:
 
 def _without_emphasis(stated: str, around: str) -> str:
     """Drops the half of a markdown emphasis whose other half stands before or inside the label."""
-    for mark in ("**", "__"):
-        if stated.startswith(mark) and stated[2:3].isspace():  # **Answer:** 4
-            return stated[2:]
+    for mark in ("**", "__", "*"):
+        if stated.startswith(mark) and stated[len(mark) : len(mark) + 1].isspace():  # **Answer:** 4
+            return stated[len(mark) :]
     if around and stated.endswith(around) and not stated.lstrip().startswith(around):  # **Answer: 4**
         return stated[: -len(around)]
     return stated

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from agent_tunix.batching import text_rollouts
+from agent_tunix.batching import NO_TOKEN, text_rollouts
 from agent_tunix.rewards._calls.running import Call, OnFailure, Results, Runner, asynchronous, inline, on_failure_policy
 from agent_tunix.rewards._calls.running import run as run_calls
 from agent_tunix.rewards._calls.waiting import is_asynchronous
@@ -254,7 +254,7 @@ def _trl_texts(rollouts: Rollouts, chat: bool) -> dict[str, Any]:
             "completions": [[{"role": "assistant", "content": completion}] for completion in completions],
         }
     ids, mask = np.asarray(rollouts.completion_ids), np.asarray(rollouts.completion_mask)
-    if ids.shape[-1] == 0:  # texts alone, as from another trainer
+    if ids.shape[-1] == 0 or (ids == NO_TOKEN).any():  # texts alone, as from another trainer or a stored run
         return texts
     return texts | {"completion_ids": [ids[where][mask[where]].tolist() for where in np.ndindex(*rollouts.shape)]}
 

@@ -279,10 +279,14 @@ def _flat_arguments(parameters: Mapping[str, inspect.Parameter], rollouts: Rollo
     """Keyword arguments of a list-style function, everything repeated to one entry per completion."""
     size = rollouts.shape[1]
     given = {"prompts": repeated(rollouts.prompts, size), "completions": flattened(rollouts.completions)}
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return {column: repeated(values, size) for column, values in rollouts.columns.items()} | given
-    arguments = {}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    arguments = {column: repeated(values, size) for column, values in rollouts.columns.items()} if takes_all else {}
+    arguments |= given if takes_all else {}
     for key, parameter in parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or key in arguments:
+            continue
+        if key == "completion_ids" and parameter.default is parameter.empty and key not in rollouts.columns:
+            raise ValueError(f"reward `{name}` names `completion_ids`, which TRL passes; lift it with from_trl")
         if key in given:
             arguments[key] = given[key]
         elif parameter.default is parameter.empty or key in rollouts.columns:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
+from agent_tunix.batching import check_tokens
 from agent_tunix.rewards._lift import name_of
 from agent_tunix.rewards._sheet import checked_bounds, refuse_outside
 from agent_tunix.types import Bounds, Outcome, Reward, Rollouts, Score
@@ -46,6 +47,8 @@ def from_tokens(
     def score(rollouts: Rollouts) -> Score:
         ids, mask = rollouts.completion_ids, rollouts.completion_mask
         traced = isinstance(ids, Tracer) or isinstance(mask, Tracer)
+        if not traced:
+            check_tokens(rollouts, label)
         values = compiled(jnp.asarray(ids), jnp.asarray(mask))
         if values.shape not in (ids.shape[:2], ids.shape):
             raise ValueError(

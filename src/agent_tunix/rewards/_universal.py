@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_ELSEWHERE = {"ground_truth": "answer", "prompt": "prompts"}
+"""What other trainers call a column."""
 _SCALARS = (str, Number)
 
 
@@ -85,11 +87,11 @@ def _of_columns(
     settings = {}
     for parameter in list(parameters.values())[1:]:
         name = parameter.name
-        key = "answer" if name == "ground_truth" and name not in columns else name
+        key = name if name in columns else _ELSEWHERE.get(name, name)
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
             settings |= {name: columns[name]} if name in columns else {}
         elif key in columns:
-            arguments.append(columns[key])
+            arguments.append([content(prompt) for prompt in columns[key]] if key == "prompts" else columns[key])
         elif parameter.default is parameter.empty:
             raise ValueError(
                 f"`{getattr(grade, '__name__', grade)}` needs the column `{key}`, "

@@ -173,6 +173,7 @@ _REWRITES = (
     *((times, "*") for times in ("\\times", "\\cdot", "×", "·")),
     *((circle, "°") for circle in ("^{\\circ}", "^\\circ")),
     ("\\ ", " "),
+    *((style, " ") for style in ("\\displaystyle", "\\textstyle")),
     ("{~", "{"),
     *((thin, "\u2009") for thin in ("\\,", "\\;", "\\:", "\u00a0", "\u202f")),
     ("²", "^2"),
@@ -205,7 +206,7 @@ _WHOLE = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:\u2009[0-9]{3})+|[
 _QUANTITY = re.compile(
     rf"""
     (?:[A-Za-z]?\s*=\s*)?                                             # x = 42
-    (?P<sign>[+-]?)
+    (?P<sign>[+-]?)\s*
     (?:(?:US\$|[$€£¥₹]|USD|EUR|GBP)\s*)?
     (?P<inner_sign>[+-]?)
     (?:
@@ -294,7 +295,7 @@ def _words(text: str) -> frozenset[str]:
 _SYMBOLS = _words("""
 mm cm m km in ft yd mi g kg mg lb lbs oz t s sec secs ms min mins h hr hrs d l L ml mL dl cl N J W kW V A Hz kHz
 am pm AM PM
-MHz GHz Pa kPa KB MB GB TB mph kph kmh km/h m/s ft/s °C °F ° C F rpm cal kcal kWh USD EUR GBP € £ ¥ ₹ ¢ $
+MHz GHz kJ Ω sq fl Pa kPa KB MB GB TB mph kph kmh km/h m/s ft/s °C °F ° C F rpm cal kcal kWh USD EUR GBP € £ ¥ ₹ ¢ $
 """)
 _SMALL_WORDS = frozenset(("a", "an", "of", "on"))
 # Words that change the value, hedge, deny, compare, or name another number.

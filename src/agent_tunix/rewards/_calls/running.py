@@ -16,7 +16,7 @@ import numpy as np
 
 from agent_tunix.errors import RewardError, unknown
 from agent_tunix.rewards._calls.pool import Call, ProcessPool, Result, UnpicklableError
-from agent_tunix.rewards._calls.waiting import in_event_loop, in_threads
+from agent_tunix.rewards._calls.waiting import awaited, in_event_loop, in_threads
 from agent_tunix.rewards._calls.worker import reason
 from agent_tunix.types import Outcome
 
@@ -48,13 +48,14 @@ def inline(function: Callable[..., Any], calls: Sequence[Call]) -> Results:
     """Runs calls one after the other in this thread, without a timeout: the default."""
     values: list[Any] = []
     problems: dict[int, tuple[Outcome, str]] = {}
+    function = awaited(function)
     clock = time.perf_counter
     times = [clock()]
     keep, stamp = values.append, times.append
     for arguments, settings in calls:
         try:
             keep(function(*arguments, **settings) if settings else function(*arguments))
-        except Exception as error:  # A user's grader may raise anything; the reason is kept.
+        except (Exception, SystemExit) as error:  # A user's grader may do anything; the reason is kept.
             problems[len(values)] = Outcome.FAILED, reason(error)
             keep(None)
         stamp(clock())
@@ -208,7 +209,7 @@ _Waiting = Callable[[int, float | None, Callable[..., Any], Sequence[Call]], dic
 def _waiting(
     place: _Waiting, at_once: int, timeout_s: float | None, function: Callable[..., Any], calls: Sequence[Call]
 ) -> Results:
-    attempts = place(at_once, timeout_s, function, calls)
+    attempts = place(at_once, timeout_s, function if place is in_event_loop else awaited(function), calls)
     return _results([attempts[index] for index in range(len(calls))])
 
 
@@ -223,7 +224,7 @@ _warned: dict[int, weakref.ref[Any]] = {}
 
 def _in_processes(pool: ProcessPool, function: Callable[..., Any], calls: Sequence[Call]) -> Results:
     try:
-        return _results(pool.run(function, calls))
+        return _results(pool.run(awaited(function), calls))
     except UnpicklableError as error:
         _warn_once(function, error)
         return inline(function, calls)

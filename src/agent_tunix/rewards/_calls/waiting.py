@@ -29,6 +29,15 @@ def is_asynchronous(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
+def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself, or one that waits for the coroutines it makes, in an event loop of their own."""
+    return functools.partial(_wait_for, function) if is_asynchronous(function) else function
+
+
+def _wait_for(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    return asyncio.run(function(*arguments, **settings))
+
+
 # --- Threads ----------------------------------------------------------------------------------------------------------
 
 
