@@ -803,3 +803,12 @@ def test_no_text_raises_or_leaves_the_range(text):
             assert value <= 1.1 + 1e-12
         elif name != "extract_number":
             assert 0.0 <= value <= 1.0
+
+
+def test_check_numbers_takes_its_own_arguments_only():
+    with pytest.raises(TypeError, match="takes response and expected_numbers, got expected"):
+        rewards.check_numbers("A: 4", expected=[4])
+    with pytest.raises(ValueError, match="needs the column `expected_numbers` or `answer`"):
+        rewards.check_numbers(completions=["A: 4"], level=[1])
+    graded = rewards.check_numbers(["A: 4", "A: 5"], np.array([[4], [6]]))
+    assert [row["score"] for row in graded] == [1.0, 0.0]

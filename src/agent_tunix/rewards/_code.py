@@ -83,7 +83,8 @@ def passes_tests(
     tuple, dict, set, frozenset and range, nested, up to 4 MB; subclasses become these). It gets copies of its
     arguments, so a test cannot see them changed. Methods of other objects that it returns can be called, as in
     `Solution().add(1, 2)`; such an object, an iterator for example, equals nothing and has no truth value. An
-    exception that it raises arrives as the nearest built-in one.
+    exception that it raises arrives as the nearest built-in one. At least one assertion has to pass, or a program that
+    gives a test nothing to loop over would be right: a test that expects an exception has to assert that it came.
 
     Tests themselves are trusted: they run with the rights of the caller. Of the machine, a program sees what
     `sandbox_report` says.

@@ -14,7 +14,7 @@ part of the template. What these look at is bounded, so that a long text costs n
 import functools
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -186,19 +186,31 @@ _NUMBER = re.compile(
 )
 
 
+def _column_of_numbers(columns: Mapping[str, Any]) -> Any:
+    """The numbers that other trainers pass as the column of answers."""
+    if "answer" in columns:
+        return columns["answer"]
+    raise ValueError(f"check_numbers needs the column `expected_numbers` or `answer`, got {', '.join(sorted(columns))}")
+
+
 def _over_lists(check: Callable[[str, Any], dict[str, Any]]) -> Callable[..., Any]:
     """Applies a function whose result is a record to lists, and to the columns that other trainers pass."""
 
     @functools.wraps(check)
     def checked(response: Any = None, expected_numbers: Any = None, **columns: Any) -> Any:
-        if isinstance(response, str):
-            return check(response, expected_numbers)
         if "completions" in columns:
             response = [content(completion) for completion in columns["completions"]]
-            rows = list(columns["answer"] if expected_numbers is None else expected_numbers)
+            rows = list(_column_of_numbers(columns) if expected_numbers is None else expected_numbers)
+        elif columns or expected_numbers is None:
+            raise TypeError(
+                f"check_numbers takes response and expected_numbers, got {', '.join(columns) or 'one of them'}"
+            )
+        elif isinstance(response, str):
+            return check(response, expected_numbers)
         else:
-            each = any(isinstance(row, Sequence) and not isinstance(row, str) for row in expected_numbers)
-            rows = list(expected_numbers) if each else [expected_numbers] * len(response)
+            expected = expected_numbers.tolist() if hasattr(expected_numbers, "tolist") else expected_numbers
+            each = any(isinstance(row, Sequence) and not isinstance(row, str) for row in expected)
+            rows = list(expected) if each else [expected] * len(response)
         if len(rows) != len(response):
             raise ValueError(f"check_numbers got {len(rows)} lists of numbers for {len(response)} responses")
         return [check(one, row) for one, row in zip(response, rows, strict=True)]
