@@ -79,6 +79,7 @@ def test_failures_abstentions_and_exceptions_are_told_apart():
     assert "abstained on every text" in messages(tried(lambda response: None, name="silent"), "error")
     broken = preflight.preflight(rewards.from_lists(lambda completions: [1.0], name="one"), ROWS)
     assert "it raised ValueError: reward `one` returned 1 entries" in messages(broken) and not broken.ok
+    assert len(preflight.table(broken).splitlines()) == 2
     assert "it raised ValueError: reward `x` needs the column `solution`" in messages(
         tried(lambda response, solution: 1.0, "solution", name="x")
     )

@@ -446,3 +446,14 @@ def test_conf_of_an_installed_package_lies_beside_its_modules(tmp_path, monkeypa
 def test_a_named_preset_becomes_the_reward():
     config = with_value("training.reward_function", "agent_tunix.rewards.presets.reasoning_tags:reward")
     assert len(recipes.reward(config)(texts([["<answer>4</answer>", "4"]], {"answer": ["4"]})).parts) == 4
+
+
+def test_shapings_without_arguments_have_names():
+    assert {"rank", "center", "standardize", "tanh"} <= set(recipes.shapings())
+    shaping = recipes.shaping(with_value("reward.shaping", "rank"))
+    score = Score(np.array([[3.0, 1.0, 2.0]], np.float32), np.ones((1, 3), bool))
+    np.testing.assert_allclose(shaping.update(score, shaping.init(), None)[0].value, [[0.5, -0.5, 0.0]])
+    with pytest.raises(ConfigError, match="did you mean `rank`"):
+        recipes.shaping(with_value("reward.shaping", "ranks"))
+    with pytest.raises(ConfigError, match=r"say which function of the file, mine.py:NAME"):
+        recipes.shaping(with_value("reward.shaping", "mine.py"))

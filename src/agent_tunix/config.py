@@ -74,7 +74,7 @@ class RewardConfig:
     kl_penalty: float = 0.0
     """Coefficient of the k1 divergence subtracted from the reward (not from the loss)."""
     shaping: str | None = None
-    """A `Shaping`, or a function that makes one: `package.module:name` or `file.py:name`."""
+    """A `Shaping`, or a function that makes one: a name such as `rank`, `package.module:name` or `file.py:name`."""
     run: str = "inline"
     """Where graders run: `inline`, `threads`, `processes` or `asynchronous`."""
     workers: int = 0

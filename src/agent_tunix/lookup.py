@@ -29,6 +29,8 @@ def find(setting: str, name: str, public: Mapping[str, Any]) -> Any:
     """
     source, colon, attribute = name.rpartition(":")
     if not colon:
+        if name.endswith(".py"):
+            raise ConfigError(f"{setting} is `{name}`; say which function of the file, {name}:NAME")
         if name not in public:
             raise ConfigError(f"{unknown(setting, name, public)} Or package.module:function, file.py:function.")
         return public[name]

@@ -142,6 +142,9 @@ def preflight(reward: Reward, rows: Sequence[Row], *, group_size: int = 8) -> Pr
 
 def table(result: Preflight) -> str:
     """The result as plain text."""
+    found = [f"{finding.level}: {finding.message}" for finding in result.findings]
+    if not result.shape:  # it gave no score at all
+        return "\n".join([f"reward `{result.name}` on {result.rows} rows", *found])
     low, high = result.bounds
     scores = " x ".join(map(str, result.shape)) or "none"
     lines = [
@@ -167,9 +170,9 @@ def table(result: Preflight) -> str:
         f"expected flat groups of {result.group_size}, if only right and wrong differ:",
         "  " + ", ".join(f"{share:.0%} at solve rate {rate:g}" for rate, share in result.flat_share.items()),
         "",
-        *(f"{finding.level}: {finding.message}" for finding in result.findings),
+        *(found or ["nothing found"]),
     ]
-    return "\n".join([*lines, "" if result.findings else "nothing found"]).rstrip()
+    return "\n".join(lines)
 
 
 def to_json(result: Preflight) -> dict[str, Any]:

@@ -283,7 +283,7 @@ def shaping(config: Config) -> Shaping:
     name, coefficient = config.reward.shaping, config.reward.kl_penalty
     chosen = []
     if name is not None:
-        found = _made(lookup.find("reward.shaping", name, {}))
+        found = _made(lookup.find("reward.shaping", name, shapings()))
         if not isinstance(found, Shaping):
             raise ConfigError(f"reward.shaping={name} is no Shaping; name one, or a function without parameters of one")
         chosen.append(found)
@@ -364,6 +364,20 @@ def _field(hint: Any, value: Any, prefix: str) -> Any:
     if is_dataclass(hint):
         return _build(typing.cast(type, hint), value, prefix)
     return tuple(value) if isinstance(value, list) else value
+
+
+def shapings() -> dict[str, Callable[..., Any]]:
+    """The shapings of `agent_tunix.rewards` that need no arguments, by name."""
+    public = {name: getattr(rewards, name) for name in rewards.__all__}
+    return {
+        name: function
+        for name, function in public.items()
+        if inspect.isfunction(function)
+        and inspect.signature(function).return_annotation is Shaping
+        and all(
+            parameter.default is not parameter.empty for parameter in inspect.signature(function).parameters.values()
+        )
+    }
 
 
 def graders() -> dict[str, Callable[..., Any]]:
