@@ -10,28 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_tunix import rewards
-from agent_tunix.types import Rollouts
+from tests.texts import rollouts
 
 STATED, UNSTATED = "2 + 2 = 4. The answer is 4.", "2 plus 2 equals 4."
 FORMAT = "The answer is [NUM]."
-
-
-def rollouts(completions, **columns):
-    """Rollouts of texts, `completions[prompt][member]`."""
-    shape = (len(completions), len(completions[0]))
-    tokens, mask = np.zeros((*shape, 1), np.float32), np.ones((*shape, 1), bool)
-    return Rollouts(
-        prompts=[f"question {prompt}" for prompt in range(shape[0])],
-        completions=completions,
-        columns=columns,
-        prompt_ids=np.zeros((shape[0], 1), np.int32),
-        prompt_mask=np.ones((shape[0], 1), bool),
-        completion_ids=tokens.astype(np.int32),
-        completion_mask=mask,
-        truncated=np.zeros(shape, bool),
-        logprobs=tokens,
-        old_logprobs=tokens,
-    )
 
 
 def run(*examples):

@@ -9,27 +9,10 @@ from hypothesis import strategies as st
 
 from agent_tunix import rewards
 from agent_tunix.rewards.presets import reasoning_tags
-from agent_tunix.types import Bounds, Rollouts
+from agent_tunix.types import Bounds
+from tests.texts import rollouts
 
 WHOLE = "<reasoning>48 + 24</reasoning>\n<answer>72</answer>"
-
-
-def rollouts(completions, **columns):
-    """Rollouts of texts, `completions[prompt][member]`."""
-    shape = (len(completions), len(completions[0]))
-    tokens, mask = np.zeros((*shape, 1), np.float32), np.ones((*shape, 1), bool)
-    return Rollouts(
-        prompts=[f"question {prompt}" for prompt in range(shape[0])],
-        completions=completions,
-        columns=columns,
-        prompt_ids=np.zeros((shape[0], 1), np.int32),
-        prompt_mask=np.ones((shape[0], 1), bool),
-        completion_ids=tokens.astype(np.int32),
-        completion_mask=mask,
-        truncated=np.zeros(shape, bool),
-        logprobs=tokens,
-        old_logprobs=tokens,
-    )
 
 
 def one(function, completion, answer=None):

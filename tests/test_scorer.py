@@ -17,28 +17,9 @@ from hypothesis import strategies as st
 
 from agent_tunix import rewards
 from agent_tunix.rewards._judge import _filled, _stated_score
-from agent_tunix.types import Bounds, Outcome, Rollouts
+from agent_tunix.types import Bounds, Outcome
+from tests.texts import TWO_BY_TWO, rollouts
 
-
-def rollouts(completions, **columns):
-    """Rollouts of texts, `completions[prompt][member]`."""
-    shape = (len(completions), len(completions[0]))
-    tokens, mask = np.zeros((*shape, 1), np.float32), np.ones((*shape, 1), bool)
-    return Rollouts(
-        prompts=[f"question {prompt}" for prompt in range(shape[0])],
-        completions=completions,
-        columns=columns,
-        prompt_ids=np.zeros((shape[0], 1), np.int32),
-        prompt_mask=np.ones((shape[0], 1), bool),
-        completion_ids=tokens.astype(np.int32),
-        completion_mask=mask,
-        truncated=np.zeros(shape, bool),
-        logprobs=tokens,
-        old_logprobs=tokens,
-    )
-
-
-TWO_BY_TWO = rollouts([["a", "bb"], ["ccc", "dddd"]], answer=["bb", "x"], level=[1, 2])
 GRADED, ABSTAINED, FAILED, TIMED_OUT = Outcome
 
 
