@@ -15,6 +15,8 @@ from agent_tunix.runs import Record
 EXAMPLES = 3
 STAGES = 10
 """Equal parts of the rollouts for which the reward over training is told."""
+PATTERNS_SHOWN = 5
+"""Patterns of failure in the table, the most frequent ones."""
 SHOWN = 200
 """Characters of a completion in an example."""
 
@@ -209,7 +211,10 @@ def table(analysis: Mapping[str, Any]) -> str:
     lines.append(f"{'completions by kind':<34} {'share':>7} {'mean reward':>12}")
     for name, row in analysis["kinds"].items():
         lines.append(f"{name:<34} {row['fraction']:7.3f} {row['mean_reward']:12.3f}")
-    lines += [f"{name:<34} {row['fraction']:7.3f}  of what is not right" for name, row in _worst(analysis)]
+    lines += [
+        f"{name:<34} {row['fraction']:7.3f}  of what is not right"
+        for name, row in [*analysis["failure_patterns"].items()][:PATTERNS_SHOWN]
+    ]
     if analysis["variance"]:
         shares = ", ".join(
             f"{part} {share:.0%}"
@@ -219,10 +224,6 @@ def table(analysis: Mapping[str, Any]) -> str:
         within = analysis["variance"]["within_groups"] / max(analysis["variance"]["total"], 1e-12)
         lines.append(f"variance within groups {within:.0%}; parts of the advantage: {shares}")
     return "\n".join(lines)
-
-
-def _worst(analysis: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return list(analysis["failure_patterns"].items())[:5]
 
 
 def _kinds(scored: Sequence[Record]) -> dict[str, Any]:
