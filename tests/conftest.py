@@ -4,11 +4,16 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jax
 import pytest
 
 from agent_tunix import models, tasks
 from agent_tunix.tokenizers import CharacterTokenizer
+
+# A loaded machine is no failure; `timeout` of pytest catches what hangs.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # The suite compiles a few dozen small programs; kept ones make a second run of it several times faster.
 CACHE = Path(__file__).parents[1] / ".cache" / "tests" / "jax"

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -161,7 +162,40 @@ def test_completion_measures_by_hand():
         "completion/length_max": 4.0,
         "completion/length_ended": 2.0,
         "completion/truncated_fraction": 0.5,
+        "completion/several_answers_fraction": 0.0,
+        "completion/empty_fraction": 0.0,
+        "completion/repetition": 0.0,  # the two of four tokens hold one 4-gram each
     }
+
+
+def test_hedging_and_empty_completions_are_shares_of_all():
+    batch = rollouts([[4, 4], [4, 4]], columns={"answer": ["7", "1 2"]})
+    texts = [["<answer>7, 8</answer>", "<answer>7</answer>"], ["<answer>1 2</answer>", " "]]
+    out = measures.completion_measures(dataclasses.replace(batch, completions=texts))
+    assert out["completion/several_answers_fraction"] == 0.25
+    assert out["completion/empty_fraction"] == 0.25
+
+
+def test_repetition_counts_ngrams_that_came_before():
+    ids = np.array([[[1, 2, 1, 2, 1, 2], [1, 2, 3, 4, 5, 6], [1, 1, 1, 9, 9, 9]]])
+    mask = np.array([[[True] * 6, [True] * 6, [True, True, True, False, False, False]]])
+    # 12 21 12 21 12: 3 of 5 repeat; none of 5; 11 11: 1 of 2
+    assert measures.repetition(ids, mask, n=2) == pytest.approx((3 / 5 + 0 + 1 / 2) / 3)
+
+
+def test_repetition_is_nan_where_every_completion_is_too_short():
+    assert math.isnan(measures.repetition(np.ones((1, 2, 3), int), np.ones((1, 2, 3), bool)))
+    assert math.isnan(measures.repetition(np.ones((1, 1, 5), int), np.array([[[True, True, False, False, False]]])))
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=12), min_size=1, max_size=5))
+def test_repetition_equals_a_count_by_sets(completions):
+    width = max(map(len, completions))
+    ids = np.array([[row + [7] * (width - len(row)) for row in completions]])
+    mask = np.array([[[True] * len(row) + [False] * (width - len(row)) for row in completions]])
+    grams = [[tuple(row[i : i + 4]) for i in range(len(row) - 3)] for row in completions]
+    expected = np.mean([1 - len(set(row)) / len(row) for row in grams])
+    assert measures.repetition(ids, mask) == pytest.approx(expected)
 
 
 def test_the_length_of_ended_completions_is_nan_where_none_ended():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_tunix.text import has_answer_block, is_tagged, stated_answer, tag_counts
+from agent_tunix.text import has_answer_block, is_tagged, stated_answer, states_several, tag_counts
 
 MEGABYTE = 1_000_000
 
@@ -159,3 +159,27 @@ def test_a_tagged_answer_is_read_back(answer):
     completion = f"<reasoning>\nsteps\n</reasoning>\n<answer>{answer}</answer>"
     assert is_tagged(completion)
     assert stated_answer(completion) == answer.strip()
+
+
+@pytest.mark.parametrize(
+    ("completion", "reference", "several"),
+    [
+        ("<answer>3</answer>", "3", False),
+        ("<answer>3</answer> and <answer>3 </answer>", "3", False),
+        ("<answer>3</answer> or <answer>4</answer>", "3", True),
+        ("<answer>3</answer> or <answer>4</answer>", "", True),
+        ("<answer>3, 4, 5</answer>", "4", True),
+        ("<answer>1 2 3</answer>", "1 2 3", False),
+        ("<answer>1,234.5</answer>", "1234.5", False),
+        ("so 3 + 4 = 7\n#### 7", "7", False),
+        ("#### 7 8", "7", True),
+        ("The answer is 3 or 4.", "3", True),
+        ("3 4 5 6", "3", False),  # states nothing
+        ("<answer>yes 1 2</answer>", "yes", False),  # a reference of no numbers
+        ("<answer>3<answer>4<answer>6<answer>", "3", True),
+        ("<answer>3<answer>3<answer>", "3", False),
+        ("", "3", False),
+    ],
+)
+def test_hedging_is_several_statements_or_more_numbers_than_the_reference(completion, reference, several):
+    assert states_several(completion, reference) is several

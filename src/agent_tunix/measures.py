@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from agent_tunix.rewards import flat_groups
+from agent_tunix.text import states_several
 from agent_tunix.types import Outcome, Rollouts, Score
 
 QUANTILES = (10, 50, 90)
@@ -60,15 +61,49 @@ def group_measures(score: Score) -> dict[str, float]:
 
 
 def completion_measures(rollouts: Rollouts) -> dict[str, float]:
-    """Lengths in tokens and the share cut off by the budget."""
+    """Lengths in tokens, the share cut off by the budget, and what hedging and loops look like."""
     lengths, truncated = rollouts.lengths, np.asarray(rollouts.truncated)
     return {
+        **_habits(rollouts),
         "completion/length": float(lengths.mean()),
         "completion/length_min": float(lengths.min()),
         "completion/length_max": float(lengths.max()),
         "completion/length_ended": _mean(lengths[~truncated]),
         "completion/truncated_fraction": float(truncated.mean()),
     }
+
+
+def _habits(rollouts: Rollouts) -> dict[str, float]:
+    references = [str(answer) for answer in rollouts.columns.get("answer", ("",) * len(rollouts.prompts))]
+    texts = [(text, reference) for row, reference in zip(rollouts.completions, references, strict=True) for text in row]
+    return {
+        "completion/several_answers_fraction": float(np.mean([states_several(*pair) for pair in texts])),
+        "completion/empty_fraction": float(np.mean([not text.strip() for text, _ in texts])),
+        "completion/repetition": repetition(rollouts.completion_ids, rollouts.completion_mask),
+    }
+
+
+def repetition(
+    ids: Int[np.ndarray, "prompts group tokens"], mask: Bool[np.ndarray, "prompts group tokens"], n: int = 4
+) -> float:
+    """Share of n-grams of tokens that repeat an earlier one of their completion, averaged over completions.
+
+    Completions of fewer than `n` tokens do not count; nan where all are.
+    """
+    length = ids.shape[-1]
+    if length < n:
+        return float("nan")
+    tokens = np.asarray(ids, np.uint64).reshape(-1, length)
+    whole = np.asarray(mask, bool).reshape(-1, length)[:, n - 1 :]
+    grams = np.zeros(whole.shape, np.uint64)
+    for offset in range(n):  # a polynomial modulo 2**64 stands for the n-gram
+        grams = grams * np.uint64(0x9E3779B97F4A7C15) + tokens[:, offset : offset + grams.shape[1]] + np.uint64(1)
+    # What is padding sorts to the end as one value of its own, which is taken off again.
+    grams = np.sort(np.where(whole, grams, np.iinfo(np.uint64).max), axis=-1)
+    count = whole.sum(-1)
+    distinct = 1 + (np.diff(grams, axis=-1) != 0).sum(-1) - (count < whole.shape[1])
+    repeated = 1.0 - distinct[count > 0] / count[count > 0]
+    return _mean(repeated)
 
 
 def source_measures(rollouts: Rollouts, score: Score) -> Mapping[str, float]:

@@ -12,6 +12,7 @@ searches start there.
 """
 
 import re
+from collections.abc import Iterator
 
 REASONING_OPEN, REASONING_CLOSE = "<reasoning>", "</reasoning>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -21,6 +22,8 @@ _BOXES = (r"\boxed", r"\boxed ", r"\fbox", r"\fbox ")
 _MAX_BRACES = 20_000
 _MAX_CLOSING_LINE = 1_000
 _MAX_NUMBER = 200
+_MAX_BLOCKS = 1_000
+_DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
 
 _LINE_LABEL = re.compile(r"(?:A(?:ns)?(?:\*\*|__|\*)?:|Ans\.(?=\s))", re.IGNORECASE)
 _NAMED = (
@@ -89,6 +92,34 @@ def stated_answer(completion: str) -> str | None:
     if stated is None:
         stated = _stated_on_a_line(completion)
     return None if stated is None else stated.strip()
+
+
+def states_several(completion: str, reference: str = "") -> bool:
+    r"""Tells whether a completion hedges: it states different answers, or more numbers than its reference has.
+
+    Args:
+      completion: Any text; of answer blocks, closed or not, the first thousand are read.
+      reference: The right answer; one of no numbers leaves the numbers out.
+
+    Examples:
+      >>> states_several("<answer>3</answer> or <answer>4</answer>")
+      True
+      >>> states_several("<answer>3, 4, 5</answer>", "4"), states_several("<answer>3 4 5</answer>", "3 4 5")
+      (True, False)
+    """
+    if completion.count(ANSWER_OPEN) > 1 and len(set(_opened(completion))) > 1:
+        return True
+    stated = stated_answer(completion) or ""
+    wanted = len(_DIGITS.findall(reference[:_MAX_CLOSING_LINE]))
+    return 0 < wanted < len(_DIGITS.findall(stated[:_MAX_CLOSING_LINE]))
+
+
+def _opened(completion: str) -> Iterator[str]:
+    """What follows each `<answer>` up to the next tag, closed or not, where it is not blank."""
+    for block in completion.split(ANSWER_OPEN, _MAX_BLOCKS)[1:]:
+        end = block.find("<")
+        if content := (block if end < 0 else block[:end]).strip():
+            yield content
 
 
 def last_number(completion: str) -> str | None:

@@ -1,0 +1,171 @@
+"""Which quantity a metric name stands for."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_tunix.diagnostics.cards import catalogue
+from agent_tunix.diagnostics.names import Resolved, resolve
+
+METRICS = Path(__file__).parents[1] / "docs" / "metrics.md"
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("reward", "rewards"),
+        ("rewards/mean", "rewards"),
+        ("critic/rewards/mean", "rewards"),
+        ("rewards/score/mean", "rewards"),
+        ("frac_reward_zero_std", "frac_reward_zero_std"),
+        ("val-core/openai/gsm8k/acc/mean@8", "eval_accuracy"),
+        ("eval_gsm8k_pass1", "eval_accuracy"),
+        ("actor/ppo_kl", "approx_kl"),
+        ("policy/approxkl_avg", "approx_kl"),
+        ("vllm_kl", "sampler_mismatch"),
+        ("approx_entropy", "entropy"),
+        ("actor/pg_clipfrac", "clip_ratio"),
+        ("response_length/clip_ratio", "clipped_ratio"),
+        ("completions/clipped_ratio", "clipped_ratio"),
+        ("mean_gen_tokens_per_sample", "completion_length"),
+        ("critic/vf_explained_var", "explained_variance"),
+        ("completion/several_answers_fraction", "answer_spam"),
+    ],
+)
+def test_the_same_quantity_under_the_names_of_many_libraries(name, card):
+    assert resolve(name) == Resolved(card)
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "card"),
+    [
+        ("rewards/format_reward/mean", "format_reward", "reward_component"),
+        ("rewards/Format/std", "Format", "component_std"),
+        ("reward/part/exact answer", "exact answer", "reward_component"),
+        ("rewards/train/correctness", "correctness", "reward_component"),
+        ("reward/part/length/group_std", "length", "component_std"),
+        ("reward/part/judge/failed_fraction", "judge", "failed_grader"),
+        ("format", "format", "reward_component"),
+    ],
+)
+def test_a_pattern_yields_the_component(name, component, card):
+    assert resolve(name) == Resolved(card, component)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reward_std_of_something",
+        "my_reward",
+        "rewards/",
+        "reward/part/",
+        "rewards/a/b/mean",
+        "xkl",
+        "kl/loss/extra",
+        "train",
+        "eval/",
+        "eval_runtime",
+        "epoch",
+        "",
+        "/",
+        "{name}",
+        "perplexity",
+    ],
+)
+def test_unknown_names_are_not_guessed(name):
+    assert resolve(name) is None
+
+
+def test_reward_std_is_not_taken_for_reward():
+    assert resolve("reward_std") == Resolved("reward_std")
+
+
+def test_letters_are_compared_without_their_case():
+    assert resolve("Reward") == resolve("reward") == resolve(" REWARD ")
+
+
+def test_inserted_segments_are_dropped():
+    assert resolve("actor/train/kl") == resolve("kl")
+    assert resolve("global/train/entropy") == resolve("entropy")
+    assert resolve("train/reward") == resolve("reward")
+
+
+def test_a_whole_name_comes_before_dropping_its_segments():
+    assert resolve("eval/accuracy") == Resolved("eval_accuracy")
+    assert resolve("val/ratio") == Resolved("importance_ratio")
+    # Accuracy on the training prompts is a reward, not the held-out truth.
+    assert resolve("train/accuracy") == Resolved("reward_component", "accuracy")
+
+
+@pytest.mark.parametrize("name", ["rewards/eval/score/mean", "eval/reward", "val/rewards/mean", "eval_rewards/mean"])
+def test_the_reward_on_held_out_rows_is_not_taken_for_the_training_reward(name):
+    assert resolve(name) == Resolved("rewards", statistic="eval")
+
+
+def test_other_statistics_of_held_out_rows_are_marked_as_well():
+    assert resolve("eval/completions/max_length") == Resolved("completion_length", statistic="eval_max")
+    assert resolve("eval_rewards/f/mean") == Resolved("reward_component", "f", "eval")
+
+
+def test_a_segment_that_is_the_name_of_a_component_stays_one():
+    assert resolve("reward/part/val") == Resolved("reward_component", "val")
+    assert resolve("rewards/train/mean") == Resolved("rewards")
+
+
+def test_complements_are_marked():
+    assert resolve("advantage/nonzero_frac") == Resolved("frac_reward_zero_std", complement=True)
+    assert resolve("natural_termination_rate") == Resolved("clipped_ratio", complement=True)
+
+
+def test_of_two_names_for_one_thing_the_better_one_is_known():
+    total, per_function = resolve("rewards/train/score/mean"), resolve("rewards/train/mean")
+    assert total == per_function == Resolved("rewards")
+    assert (total.fallback, per_function.fallback) == (False, True)
+    assert [resolve(name).fallback for name in ("critic/score/mean", "critic/rewards/mean")] == [False, True]
+
+
+def test_statistics_over_reward_functions_are_no_components():
+    assert resolve("rewards/train/min") == Resolved("rewards", statistic="function_min")
+    assert resolve("rewards/eval/max") == Resolved("rewards", statistic="eval_function_max")
+
+
+def test_percentages_are_no_share():
+    for name in ("baseline_reward/pct_mixed", "dynamic_filtering_pass_rate"):
+        found = resolve(name)
+        assert found is not None
+        assert found.statistic == "percent"
+
+
+@pytest.mark.parametrize("card", catalogue().values(), ids=lambda card: card.id)
+def test_every_alias_resolves_to_its_own_card(card):
+    for alias in card.aliases:
+        found = resolve(alias)
+        assert found is not None, alias
+        assert found.card == card.id, alias
+
+
+def test_no_name_belongs_to_two_cards_or_means_two_things():
+    owners: dict[str, set] = {}
+    for card in catalogue().values():
+        owners.setdefault(card.id, set()).add(Resolved(card.id))
+        for key in (key for keys in card.keys.values() for key in keys):
+            meaning = Resolved(card.id, key.component, key.statistic, key.complement)
+            owners.setdefault(key.text.lower(), set()).add(meaning)
+    assert {name: found for name, found in owners.items() if len(found) > 1} == {}
+
+
+def test_every_metric_of_our_own_is_on_a_card():
+    rows = [line.split("|")[1] for line in METRICS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    names = [name.replace("NAME", "brevity") for row in rows for name in re.findall("`([^`]+)`", row)]
+    assert len(names) > 30
+    unknown = [name for name in names if resolve(name.replace("RULE", "collapse").replace("A__B", "a__b")) is None]
+    assert set(unknown) <= {"step", "batch", "iteration"}
+
+
+@given(st.text(max_size=40))
+def test_any_text_resolves_or_does_not(name):
+    found = resolve(name)
+    assert found is None or found.card in catalogue()
