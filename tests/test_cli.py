@@ -51,7 +51,7 @@ def run(*words, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["trian"], "unknown command `trian`; did you mean `train`? Allowed: evaluate, preflight, rescore, resume"),
+        (["trian"], "unknown command `trian`; did you mean `train`? Allowed: diagnose, evaluate, explain"),
         (["train", "data=soring"], "did you mean `sorting`? Allowed: arithmetic"),
         (["train", "+experiment=quick"], "did you mean `quick_test`?"),
         (["train", "trainig.steps=3"], "did you mean `training.steps`?"),

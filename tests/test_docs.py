@@ -21,7 +21,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 import agent_tunix
-from agent_tunix import cli, losses, measures, overrides, recipes
+from agent_tunix import cli, components, losses, measures, overrides, recipes
 from agent_tunix.types import Outcome, Rollouts, Score, TokenBatch
 
 ROOT = Path(__file__).parents[1]
@@ -239,7 +239,7 @@ def test_examples_in_docstrings_hold(name):
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 
-FAMILY = r"(?:reward|group|completion|advantage|policy|eval|time|throughput)"
+FAMILY = r"(?:reward|tradeoff|health|group|completion|advantage|policy|eval|time|throughput)"
 
 
 def rollouts_of_two_tasks() -> Rollouts:
@@ -258,6 +258,12 @@ def rollouts_of_two_tasks() -> Rollouts:
     )
 
 
+def general_name(name: str) -> str:
+    """The name of a measure of components as the page lists it."""
+    name = re.sub(r"part/[AB]", "part/NAME", name).replace("B__A", "A__B")
+    return re.sub(r"quadrant_\w+", "quadrant_pp_all", name)
+
+
 def logged_names() -> set[str]:
     """Names of metrics: what the measures return, what the loss reports, and literals of the loop."""
     grid = np.arange(4.0).reshape(2, 2)
@@ -265,7 +271,9 @@ def logged_names() -> set[str]:
     score = Score(grid, np.full((2, 2), True), {"NAME": grid}, outcomes, seconds={"NAME": grid})
     rollouts = rollouts_of_two_tasks()
     found = set(measures.reward_measures(score) | measures.group_measures(score) | measures.latency_measures(score))
-    found |= set(measures.completion_measures(rollouts))
+    found |= set(measures.completion_measures(rollouts)) | {"health/RULE", "health/worst"}
+    two = Score(grid, np.full((2, 2), True), {"A": grid, "B": grid[::-1] ** 2})
+    found |= {general_name(name) for name in components.component_measures(two)}
     found |= {re.sub("one|two", "NAME", name) for name in measures.source_measures(rollouts, score)}
     zeros = jnp.zeros((2, 2, 3))
     tokens = TokenBatch(zeros, zeros, zeros, zeros, zeros, zeros, jnp.full((2, 2, 3), True))

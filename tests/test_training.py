@@ -166,7 +166,7 @@ def test_every_kind_of_shaping_state_survives_a_checkpoint(lab, tmp_path):
     )
     method = recipe()._replace(shaping=shaping)
     expected, _ = lab.fit(method=method, folder=tmp_path / "whole")
-    calls = iter([False] * 3 + [True])
+    calls = iter([""] * 3 + ["interrupted"])
     lab.fit(method=method, should_stop=lambda: next(calls))
     resumed, progress = lab.fit(method=method)
     assert progress.reason == "finished"
@@ -176,12 +176,44 @@ def test_every_kind_of_shaping_state_survives_a_checkpoint(lab, tmp_path):
 
 def test_a_stop_request_saves_and_the_next_call_goes_on_to_the_same_end(lab, tmp_path):
     expected, _ = lab.fit(folder=tmp_path / "whole")
-    calls = iter([False, False, True])
+    calls = iter(["", "", "interrupted"])
     _, progress = lab.fit(should_stop=lambda: next(calls))
     assert (progress.step, progress.reason) == (2, "interrupted")
     resumed, progress = lab.fit()
     assert progress.reason == "finished"
     assert sha(resumed) == sha(expected)
+    assert lab.metrics() == lab.metrics(tmp_path / "whole")
+
+
+class Counter:
+    """An observer whose numbers depend on every row before."""
+
+    def __init__(self):
+        self.rows, self.replayed = [], 0
+
+    def replay(self, rows):
+        for row in rows:
+            self.replayed += 1
+            self.see(row)
+
+    def see(self, row):
+        self.rows.append((row["kind"], row["step"]))
+        return {"health/rows": float(len(self.rows))}
+
+
+def test_what_an_observer_adds_is_logged_and_survives_a_resume(lab, tmp_path):
+    whole = Counter()
+    lab.fit(folder=tmp_path / "whole", observer=whole)
+    logged = runs.read_metrics(tmp_path / "whole")
+    assert [row["health/rows"] for row in logged] == list(range(1, 10))
+    assert whole.replayed == 0
+    calls = iter(["", "", "", "unwell"])
+    _, progress = lab.fit(should_stop=lambda: next(calls), observer=Counter())
+    assert progress.reason == "unwell"
+    second = Counter()
+    lab.fit(observer=second)
+    assert second.replayed == 5  # evaluations before and after, and three steps
+    assert second.rows == whole.rows
     assert lab.metrics() == lab.metrics(tmp_path / "whole")
 
 

@@ -170,6 +170,8 @@ class TrainingConfig:
     """A name in `agent_tunix.rewards`, `package.module:function` or `file.py:function`; None is the default reward."""
     log_rewards: bool = False
     save_reward_analysis: bool = False
+    stop_on: str = "never"
+    """`error` or `warn`: save and stop when the health rules find something at least that serious; `never` goes on."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,20 @@ class EvaluationConfig:
     """Also sample once per prompt at the training temperature."""
     patience: int = 0
     """Stop after this many evaluations without a better accuracy; 0 never stops."""
+
+
+@dataclass(frozen=True)
+class DiagnosticsConfig:
+    """What is watched while a run goes on, and who is told."""
+
+    every_steps: int = 0
+    """Steps between checks of the health rules; 0 chooses a twentieth of the run, at least 10."""
+    callback: str | None = None
+    """Called with each new finding: `package.module:function` or `file.py:function`."""
+    webhook: str | None = None
+    """URL that each new finding is posted to, as JSON; `env:NAME` takes it from the environment."""
+    report_every_steps: int = 250
+    """Steps between writings of the report; 0 writes it at the end only."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +225,7 @@ class Config:
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     run_dir: str | None = None

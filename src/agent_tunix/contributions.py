@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from agent_tunix.components import centred, fitted_weights
+
 
 class Contribution(NamedTuple):
     """One component's part in a reward.
@@ -63,9 +65,9 @@ def contributions(
         return Contributions({name: Contribution(math.nan, math.nan, math.nan) for name in present}, math.nan)
     total = np.asarray(value, np.float64)
     table = np.stack([part[used] for part in present.values()], -1)
-    weights, explained = _weights(table, total[used])
+    weights, explained = fitted_weights(table, total[used])
     used &= True if counted is None else counted
-    within = _centered(total, used)
+    within = centred(total, used)
     spread = float((within**2).sum())
     mean = float(total[used].mean()) if used.any() else math.nan
     return Contributions(
@@ -73,30 +75,12 @@ def contributions(
             name: Contribution(
                 float(weight),
                 _ratio(float(weight * part[used].mean()), mean) if used.any() else math.nan,
-                _ratio(float(weight * (_centered(part, used) * within).sum()), spread),
+                _ratio(float(weight * (centred(part, used) * within).sum()), spread),
             )
             for weight, (name, part) in zip(weights, present.items(), strict=True)
         },
         explained,
     )
-
-
-def _weights(
-    table: Float[np.ndarray, "entries parts"], total: Float[np.ndarray, " entries"]
-) -> tuple[np.ndarray, float]:
-    """Least squares with an intercept; of several solutions the smallest, so a constant component gets no weight."""
-    centered, target = table - table.mean(0), total - total.mean()
-    weights = np.linalg.lstsq(centered, target, rcond=1e-10)[0]
-    spread = float((target**2).sum())
-    residual = float(((target - centered @ weights) ** 2).sum())
-    return weights, 1.0 - residual / spread if spread > 1e-20 else math.nan
-
-
-def _centered(values: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """Deviations from the mean of the group over the entries used, 0 elsewhere."""
-    count = np.maximum(used.sum(-1, keepdims=True), 1)
-    filled = np.where(used, values, 0.0)
-    return np.where(used, filled - filled.sum(-1, keepdims=True) / count, 0.0)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -16,6 +16,8 @@ SHOWN = {
     "throughput/tokens_per_s": "tokens/s",
 }
 REWARD_NUMBERS = ("mean", "std", "min", "p10", "p50", "p90", "max")
+HEALTH = ("ok", "warn", "error")
+"""By the value of `health/worst`."""
 LINES = 20
 """Plain lines of training progress per run."""
 
@@ -32,7 +34,7 @@ class Display:
     def __init__(self, steps: int, *, log_rewards: bool = False, console: Console | None = None) -> None:
         self._steps, self._every = steps, max(1, steps // LINES)
         self._console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False)
-        self._accuracy, self._log_rewards, self._batch = "-", log_rewards, -1
+        self._accuracy, self._health, self._log_rewards, self._batch = "-", "-", log_rewards, -1
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -72,11 +74,13 @@ class Display:
         if self._log_rewards and row["batch"] != self._batch:
             self._batch = row["batch"]
             self.say(reward_line(row))
+        if "health/worst" in row:
+            self._health = HEALTH[int(row["health/worst"])]
         known = {**row, **timing}
         shown = [
             f"{label} {format_number(known[name])}" for name, label in SHOWN.items() if known.get(name) is not None
         ]
-        numbers = " ".join([*shown, f"accuracy {self._accuracy}"])
+        numbers = " ".join([*shown, f"accuracy {self._accuracy}", f"health {self._health}"])
         step = row["step"]
         self._bar.update(self._task, description="GRPO", completed=step, total=self._steps, numbers=numbers)
         if not self._console.is_terminal and (step % self._every == 0 or step in (1, self._steps)):

@@ -13,7 +13,18 @@ from typing import Any, Literal
 
 import jax
 
-from agent_tunix import checkpoints, data, evaluation, models, recipes, reward_analysis, runs, training, workshop
+from agent_tunix import (
+    checkpoints,
+    data,
+    evaluation,
+    models,
+    recipes,
+    reward_analysis,
+    runs,
+    training,
+    watching,
+    workshop,
+)
 from agent_tunix.config import Config
 from agent_tunix.display import Display
 from agent_tunix.errors import RunError
@@ -184,9 +195,25 @@ def _resume_line(path: Path, step: int) -> str:
     return f"stopped after step {step}, everything is saved; go on with: {command('resume', path)}"
 
 
-def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, should_stop: Callable[[], bool]) -> None:
+def _unhealthy_line(path: Path, step: int, stop_on: str) -> str:
+    return (
+        f"stopped after step {step} by training.stop_on={stop_on}, everything is saved; to go on all the same: train "
+        f"with the same settings, run_dir={path} training.stop_on=never resume=force"
+    )
+
+
+def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool]) -> None:
     config = shop.config
     recipe, (optimizer, schedule) = recipes.recipe(config), workshop.optimizer(config)
+    run.write_reward(watching.facts(recipe.reward))
+    eval_samples = len(shop.dataset.heldout[: config.evaluation.rows])
+    monitor = watching.monitor(config, recipe.reward, run, display, eval_samples=eval_samples)
+    report = watching.periodic_report(run.path, config.diagnostics.report_every_steps, config.training.steps)
+
+    def show(row: dict[str, Any], timing: dict[str, float]) -> None:
+        display.show(row, timing)
+        report(row)
+
     manager = checkpoints.Checkpoints(run.path / runs.CHECKPOINTS, keep=config.checkpoint.keep)
     try:
         parameters, progress = training.fit(
@@ -201,8 +228,9 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, should
             plan=workshop.plan(config),
             run=run,
             checkpoints=manager,
-            should_stop=should_stop,
-            show=display.show,
+            should_stop=watching.stopping(asked, monitor, config.training.stop_on),
+            observer=monitor,
+            show=show,
         )
         manager.wait()
     finally:
@@ -210,11 +238,14 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, should
     if progress.reason == "interrupted":
         display.say(_resume_line(run.path, progress.step))
         return
-    run.write_summary(_summary(run.path, parameters, progress))
+    if progress.reason == "unhealthy":
+        display.say(_unhealthy_line(run.path, progress.step, config.training.stop_on))
+    run.write_summary(_summary(run.path, parameters, progress) | {"health": [f.to_json() for f in monitor.findings]})
     if config.training.save_reward_analysis:
         analysis = reward_analysis.analyse(runs.read_samples(run.path))
         run.write_reward_analysis(analysis)
         display.say(reward_analysis.table(analysis))
+    watching.write_report(run.path)
 
 
 def _warm_start_step(config: Config, display: Display, should_stop: Callable[[], bool]) -> Callable[[int, float], None]:

@@ -63,6 +63,7 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = {
     "loss.ratio": lambda: list(RATIOS),
     "loss.kl_estimator": lambda: list(DIVERGENCES),
     "loss.aggregation": lambda: list(AGGREGATIONS),
+    "training.stop_on": lambda: ["never", "error", "warn"],
     "optimizer.schedule": lambda: ["cosine", "constant"],
     "resume": lambda: ["auto", "force", "never"],
 }
@@ -83,6 +84,7 @@ AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("reward.kl_penalty", "loss.kl_coefficient", "optimizer.weight_decay"), 0),
     **dict.fromkeys(("optimizer.warmup_steps", "optimizer.final_fraction", "optimizer.b1", "optimizer.b2"), 0),
     **dict.fromkeys(("warm_start.steps", "warm_start.warmup_steps", "warm_start.final_fraction"), 0),
+    **dict.fromkeys(("diagnostics.every_steps", "diagnostics.report_every_steps"), 0),
     **dict.fromkeys(("training.steps", "training.max_refills", "evaluation.every_steps", "evaluation.patience"), 0),
 }
 ABOVE: Mapping[str, float] = {

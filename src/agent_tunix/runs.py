@@ -11,6 +11,8 @@ A run folder holds::
     checkpoints/        written by `agent_tunix.checkpoints`
     summary.json        written at the end
     reward_analysis.json  only with training.save_reward_analysis=true
+    reward.json         name and attainable range of the reward and of its parts
+    report.html         written at the end and on the way
 
 The three growing files are only ever appended to, without a buffer in this process, and `RunWriter.rewind` cuts them
 back to the byte offsets that a checkpoint recorded. A process killed at any moment therefore loses no row and doubles
@@ -31,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 import zstandard
 
@@ -46,8 +49,37 @@ TIMINGS = "timings.jsonl"
 SAMPLES = "samples.jsonl.zst"
 SUMMARY = "summary.json"
 REWARD_ANALYSIS = "reward_analysis.json"
+REWARD = "reward.json"
+REPORT = "report.html"
 EVENTS = "tensorboard"
 CHECKPOINTS = "checkpoints"
+
+BOARD = {
+    "Reward": {
+        "reward": ["Multiline", ["reward/(mean|p10|p50|p90)$"]],
+        "parts": ["Multiline", ["reward/part/[^/]+$"]],
+        "held-out accuracy": ["Multiline", ["eval/(sampled_)?accuracy$"]],
+        "groups without a preference": ["Multiline", ["group/flat_fraction$"]],
+    },
+    "Trade-off": {
+        "share of the advantage": ["Multiline", ["reward/part/.+/advantage_share$"]],
+        "correlation within groups": ["Multiline", ["tradeoff/.+/correlation$"]],
+        "limit of the weight": ["Multiline", ["tradeoff/.+/weight_limit$"]],
+        "forecast": ["Multiline", ["tradeoff/.+/forecast$"]],
+    },
+    "Policy": {
+        "entropy": ["Multiline", ["policy/entropy$"]],
+        "divergence": ["Multiline", ["policy/(old_)?kl$"]],
+        "gradient norm": ["Multiline", ["policy/gradient_norm$"]],
+        "clipped": ["Multiline", ["policy/clip_fraction.*"]],
+    },
+    "Length": {
+        "tokens": ["Multiline", ["completion/length.*"]],
+        "cut off, empty, hedging": ["Multiline", ["completion/.+_fraction$"]],
+    },
+    "Health": {"levels": ["Multiline", ["health/.+"]]},
+}
+"""TensorBoard's Custom Scalars page: charts by section, lines by regular expression."""
 
 Record = Mapping[str, Any]
 """A rollout as a run stores it: prompt, completion, columns, reward, parts, outcomes, advantage and more."""
@@ -249,6 +281,14 @@ class RunWriter:
         """Writes reward_analysis.json, whole or not at all."""
         _replace(self.path / REWARD_ANALYSIS, json.dumps(plain(analysis), indent=2, ensure_ascii=False) + "\n")
 
+    def write_reward(self, facts: Mapping[str, Any]) -> None:
+        """Writes reward.json, whole or not at all: `name`, `bounds` and `parts`, null where nothing is known."""
+        _replace(self.path / REWARD, json.dumps(plain(facts), indent=2, ensure_ascii=False) + "\n")
+
+    def log_text(self, tag: str, text: str, step: int) -> None:
+        """Adds a text to TensorBoard; Markdown is shown as such."""
+        self._tensorboard().add_text(tag, text, step)
+
     def close(self) -> None:
         """Closes the files and gives the folder free; a second call does nothing."""
         self._close_events()
@@ -270,11 +310,16 @@ class RunWriter:
         _append(self._files[name], data)
 
     def _to_tensorboard(self, row: Mapping[str, Any]) -> None:
-        if self._events is None:
-            self._events = self._open_events()
+        events = self._tensorboard()
         for tag, value in plain(row).items():
             if tag != "step" and isinstance(value, int | float):
-                self._events.add_scalar(tag, value, int(row["step"]))
+                events.add_scalar(tag, value, int(row["step"]))
+
+    def _tensorboard(self) -> Any:
+        if self._events is None:
+            self._events = self._open_events()
+            self._events.add_custom_scalars(BOARD)
+        return self._events
 
     def _open_events(self) -> Any:
         from tensorboardX import SummaryWriter
@@ -439,6 +484,56 @@ def read_samples(path: Path | str) -> Iterator[dict[str, Any]]:
     """
     file = _existing(_run_folder(path) / SAMPLES)
     return _read_samples(file)
+
+
+def read_batches(path: Path | str, most: int) -> Iterator[list[dict[str, Any]]]:
+    """Rollouts of an even choice of batches, first and last included, without parsing the others.
+
+    Args:
+      path: Run folder.
+      most: Batches at most.
+
+    Yields:
+      The records of one batch. What was sampled but not trained on belongs to its batch.
+
+    Raises:
+      RunError: If the file is missing or damaged before its end.
+    """
+    file = _existing(_run_folder(path) / SAMPLES)
+    places: dict[int, list[tuple[int, int]]] = {}
+    for start, end, lines in _frames(file):
+        places.setdefault(json.loads(lines[: lines.index(b"\n")])["batch"], []).append((start, end))
+    batches = sorted(places)
+    chosen = range(len(batches)) if len(batches) <= most else np.linspace(0, len(batches) - 1, most).round().astype(int)
+    with open(file, "rb") as raw:
+        for index in chosen:
+            rows: list[dict[str, Any]] = []
+            for start, end in places[batches[index]]:
+                raw.seek(start)
+                lines = zstandard.ZstdDecompressor().decompressobj().decompress(raw.read(end - start))
+                rows += _rows(io.BytesIO(lines), file)
+            yield rows
+
+
+def _frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """Where every whole frame starts and ends, in bytes, and what it holds."""
+    start = 0
+    with open(path, "rb") as file:
+        rest = b""
+        while True:
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            parts, size = [], 0
+            while not frame.eof:
+                if not rest and not (rest := file.read(1 << 20)):
+                    return
+                try:
+                    parts.append(frame.decompress(rest))
+                except zstandard.ZstdError as error:
+                    raise RunError(f"{path} is damaged: {error}") from error
+                size += len(rest) - len(frame.unused_data)
+                rest = frame.unused_data
+            yield start, start + size, b"".join(parts)
+            start += size
 
 
 def groups(samples: Iterable[Record]) -> Iterator[list[Record]]:

@@ -6,9 +6,9 @@ is the run that was never killed, to the last bit.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Key
 
-from agent_tunix import advantages, measures
+from agent_tunix import advantages, components, measures, runs
 from agent_tunix.checkpoints import Checkpoints
 from agent_tunix.collecting import Batches, Clock, collect
 from agent_tunix.errors import RunError
@@ -58,7 +58,7 @@ class Progress:
       best_step: Its step.
       stale: Evaluations since the best.
       seconds: Wall time, over all sessions.
-      reason: Why `fit` returned: `finished`, `patience` or `interrupted`; empty while running.
+      reason: Why `fit` returned: `finished`, `patience` or what `should_stop` said; empty while running.
     """
 
     step: int = 0
@@ -80,6 +80,31 @@ class TrainState(NamedTuple):
     shaping: Any
 
 
+class Observer(Protocol):
+    """Reads the rows of a run, and adds numbers of its own to them."""
+
+    def replay(self, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """Takes in the rows that an earlier session logged."""
+
+    def see(self, row: Mapping[str, Any], /) -> Mapping[str, float]:
+        """Takes in a row that is about to be logged; what it returns is logged with it."""
+        ...
+
+
+class Unobserved:
+    """Adds nothing."""
+
+    def replay(self, rows: Iterable[Mapping[str, Any]], /) -> None:
+        """Does nothing."""
+
+    def see(self, row: Mapping[str, Any], /) -> Mapping[str, float]:
+        """Nothing."""
+        return {}
+
+
+UNOBSERVED = Unobserved()
+
+
 def fit(
     policy: Policy,
     parameters: Parameters,
@@ -93,7 +118,8 @@ def fit(
     plan: Plan,
     run: RunWriter,
     checkpoints: Checkpoints,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Callable[[], str] = lambda: "",
+    observer: Observer = UNOBSERVED,
     show: Callable[[dict[str, Any], dict[str, float]], None] = lambda row, timing: None,
 ) -> tuple[Parameters, Progress]:
     """Trains a policy with GRPO, going on from the newest checkpoint if there is one.
@@ -110,7 +136,8 @@ def fit(
       plan: Length and portions.
       run: Where metrics and samples go.
       checkpoints: Where state goes.
-      should_stop: Asked after every batch; True saves and returns.
+      should_stop: Asked after every batch; a word saves and returns, and is the reason.
+      observer: Sees every row before it is logged, those of an earlier session included.
       show: Called with every row of metrics and its timings.
 
     Returns:
@@ -129,6 +156,7 @@ def fit(
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
     state, progress = _restore(state, batches, run, checkpoints)
+    observer.replay(runs.read_metrics(run.path))
     # Outputs of a compiled update are bound to their devices. A first input that is not would compile it twice.
     state = jax.tree.map(lambda x: jax.device_put(x, x.sharding) if isinstance(x, jax.Array) else x, state)
     started = time.perf_counter() - progress.seconds
@@ -148,6 +176,7 @@ def fit(
 
     def measure() -> Progress:
         row = {"kind": "eval", "step": progress.step, **evaluate(current(), jax.random.fold_in(keys[1], progress.step))}
+        row |= observer.see(row)
         run.log(row)
         show(row, {})
         return _judged(progress, row["eval/accuracy"])
@@ -183,6 +212,7 @@ def fit(
                 progress = dataclasses.replace(progress, step=progress.step + 1)
                 row = {"kind": "train", "step": progress.step, "batch": progress.batch, "iteration": iteration}
                 row |= notes | stats | {"policy/learning_rate": float(np.asarray(learning_rate(progress.step)))}
+                row |= observer.see(row)
                 timing = clock.timing(progress.step, rollouts)
                 run.log(row)
                 run.log_timing(timing)
@@ -214,7 +244,7 @@ def fit(
 
 def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.ndarray) -> dict[str, float]:
     out = measures.reward_measures(raw) | measures.group_measures(raw) | measures.completion_measures(rollouts)
-    out |= measures.source_measures(rollouts, raw)
+    out |= measures.source_measures(rollouts, raw) | components.component_measures(raw)
     if score is not raw:
         out["reward/shaped_mean"] = measures.reward_measures(score)["reward/mean"]
     out["advantage/abs_mean"] = float(np.abs(credit[rollouts.completion_mask]).mean())
@@ -241,13 +271,13 @@ def _judged(progress: Progress, accuracy: float) -> Progress:
     )
 
 
-def _reason(progress: Progress, plan: Plan, should_stop: Callable[[], bool]) -> str:
+def _reason(progress: Progress, plan: Plan, should_stop: Callable[[], str]) -> str:
     """Why to stop now, or nothing."""
     if progress.step >= plan.steps:
         return "finished"
     if plan.patience and progress.stale >= plan.patience:
         return "patience"
-    return "interrupted" if should_stop() else ""
+    return should_stop()
 
 
 def _due(before: int, now: int, every: int) -> bool:

@@ -138,11 +138,18 @@ class Reward:
       name: Path of the part, or of the combination, in metrics.
       score: The function.
       bounds: Attainable range, infinite where nothing is known.
+      combined: Ranges of its parts by path, if it is made of others.
     """
 
     name: str
     score: Callable[[Rollouts], Score]
     bounds: Bounds = UNBOUNDED
+    combined: Mapping[str, Bounds] | None = None
+
+    @property
+    def parts(self) -> Mapping[str, Bounds]:
+        """Attainable range of every part, by path; its own where it has a single one."""
+        return {self.name: self.bounds} if self.combined is None else self.combined
 
     def __call__(self, rollouts: Rollouts) -> Score:
         """Scores every completion."""

@@ -20,6 +20,7 @@ from agent_tunix.rewards._combining import (
     hull,
     joined,
     namespace,
+    parts_of,
     refuse_per_token,
     scaled,
     single,
@@ -172,7 +173,7 @@ def route(by: str, routes: Mapping[Any, Reward], *, default: Reward | None = Non
         refuse_per_token("route", rewards, scores)
         return _gathered(name, rewards, members, scores)
 
-    return Reward(name, score, hull(*(reward.bounds for reward in rewards)))
+    return Reward(name, score, hull(*(reward.bounds for reward in rewards)), parts_of(rewards))
 
 
 # --- What changes one reward ------------------------------------------------------------------------------------------
@@ -254,7 +255,7 @@ def adjusted(reward: Reward, bounds: Bounds, change: Callable[[Any, Score], Scor
         before = reward(rollouts)
         return change(namespace(before), before)
 
-    return Reward(name, score, bounds)
+    return Reward(name, score, bounds, reward.parts)
 
 
 # --- Details ----------------------------------------------------------------------------------------------------------

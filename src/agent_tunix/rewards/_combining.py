@@ -59,7 +59,7 @@ def combination(
             seconds=joined(kind, rewards, [score.seconds for score in scores]),
         )
 
-    return Reward(name, score, bounds)
+    return Reward(name, score, bounds, parts_of(rewards))
 
 
 def namespace(*scores: Score) -> Any:
@@ -95,6 +95,11 @@ def joined(kind: str, rewards: Sequence[Reward], children: Sequence[Mapping[str,
                 raise ValueError(f"two parts of a {kind} are called `{path}`; give one another name=")
             together[path] = values
     return together
+
+
+def parts_of(rewards: Sequence[Reward]) -> dict[str, Bounds]:
+    """Ranges of the parts of several rewards, under their paths in a combination."""
+    return {path_of(reward, part): bounds for reward in rewards for part, bounds in reward.parts.items()}
 
 
 def failures_of(reward: Reward, score: Score) -> list[Failure]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from agent_tunix.rewards._combining import check_rewards, failures_of, finite, joined
+from agent_tunix.rewards._combining import check_rewards, failures_of, finite, joined, parts_of
 from agent_tunix.rewards._lift import column_of
 from agent_tunix.types import Bounds, Outcome, Reward, Rollouts, Score
 
@@ -300,7 +300,7 @@ def _by_correctness(
             seconds=joined(name, [correct], [judge.seconds]),
         )
 
-    return Reward(name, score, bounds)
+    return Reward(name, score, bounds, {name: bounds, **parts_of([correct])})
 
 
 def _score(name: str, values: Float[np.ndarray, "prompts group"], valid: Bool[np.ndarray, "prompts group"]) -> Score:

@@ -1,0 +1,356 @@
+"""Rules about the total reward: its level, its course, its noise."""
+
+import numpy as np
+
+from agent_tunix.diagnostics._signals import Signals, Track
+from agent_tunix.diagnostics._statistics import Change, block_means, departure, smoothed
+from agent_tunix.diagnostics.findings import Finding
+from agent_tunix.diagnostics.rules._wording import REWARD_PAGE, bounds_note, finding
+
+SEED_CARD = "metrics.help, card `rewards`"
+
+
+def stagnation(
+    signals: Signals,
+    *,
+    least_gain: float = 0.09,
+    highest_level: float = 0.6,
+    late_z: float = 4.0,
+    late_gain: float = 0.03,
+    least_sigmas: float = 1.5,
+    wait: float = 0.5,
+) -> Finding | None:
+    """The reward stays low and does not rise.
+
+    Healthy runs gain at least a tenth of what was left to gain, runs without an idea a few hundredths.
+
+    Args:
+      signals: The run.
+      least_gain: Gain as a share of the distance between the first level and the upper bound.
+      highest_level: Above this share of the bounds little gain is no illness.
+      late_z: Standard errors of a rise in the last part of the run that count as learning late.
+      late_gain: Such a rise is also this share of the bounds.
+      least_sigmas: Without bounds: gain in deviations of one step. The flat curve of the metric card has 1.1.
+      wait: Share of a planned run that must be over; before, a late learner looks the same.
+    """
+    reward = signals.reward
+    if reward is None or signals.done < wait:
+        return None
+    change, late = reward.change(0.1, 0.2), _late_change(reward)
+    share = signals.solved_share
+    if (share is not None and share >= highest_level) or _gold_rises(signals):
+        return None
+    if reward.bounds:
+        gain = change.delta / max(reward.bounds[1] - reward.head(), 0.05 * reward.span)
+        learning = late.z > late_z and late.delta > late_gain * reward.span
+        flat = gain < least_gain and _peak_gain(reward) < least_gain + 0.06 + 3 * change.error / reward.span
+    else:
+        gain = change.delta / max(reward.noise.sigma, 1e-9 * reward.span)
+        learning = late.z > late_z and late.delta > reward.noise.sigma
+        flat = gain < least_sigmas and late.delta < 2 * reward.noise.sigma
+    if not flat or learning:
+        return None
+    unit = "of the room above" if reward.bounds else "deviations of one step"
+    return finding(
+        "stagnation",
+        "warn",
+        (signals.first, signals.last),
+        f"reward stays at {reward.tail(0.2):.3g} (began at {reward.head():.3g}): gain {gain:+.2f} {unit}, "
+        f"z {change.z:.1f}{bounds_note(reward.presumed)}",
+        {"level": reward.tail(0.2), "start": reward.head(), "gain": gain, "z": change.z, "late_z": late.z},
+        "Look at what the best completions of a group do better, if anything: make the reward graded, start "
+        "from easier prompts or a longer warm start, and check that groups are not flat.",
+        f"{REWARD_PAGE}#always-near-0-or-1",
+        (SEED_CARD,),
+    )
+
+
+def _late_change(reward: Track) -> Change:
+    """Last 8 % against the middle of the run."""
+    middle = reward.values[round(0.4 * len(reward)) :]
+    part = Track(reward.name, reward.steps[-middle.size :], middle, reward.bounds)
+    part.__dict__["noise"] = reward.noise
+    return part.change(0.4, 0.14)
+
+
+def _peak_gain(reward: Track) -> float:
+    """How far the best stretch of the run was above its start, as a share of the bounds."""
+    _, level = reward.level(0.1)
+    return float(level.max() - reward.head()) / reward.span
+
+
+def _gold_rises(signals: Signals, z: float = 3.0, gain: float = 0.08) -> bool:
+    change = signals.gold.change() if signals.gold else None
+    return change is not None and change.z > z and change.delta > gain
+
+
+def collapse(
+    signals: Signals,
+    *,
+    least_fall: float = 0.15,
+    share_of_level: float = 0.42,
+    least_z: float = 6.0,
+) -> Finding | None:
+    """The reward was there and is lost.
+
+    The last tenth of the run is compared with the best tenth before it. Dips that recover, and the wobble of a plateau,
+    end above.
+
+    Args:
+      signals: The run.
+      least_fall: Fall as a share of the bounds.
+      share_of_level: Fall as a share of the best level above the lower bound; smaller falls hurt less than restarting.
+      least_z: Standard errors; the best of many windows is up to four above its mean by chance.
+    """
+    reward = signals.reward
+    if reward is None or len(reward) < 15:
+        return None
+    steps, level = reward.level(0.08)
+    peak, now = int(level.argmax()), float(level[-1])
+    fall = float(level[peak]) - now
+    # Without bounds the foot of the run stands for the lower bound.
+    base = reward.low if reward.bounds else min(float(level.min()), reward.head())
+    share = fall / max(float(level[peak]) - base, 1e-12)
+    error = np.sqrt(2) * reward.noise.error(reward.width(0.08))
+    deep = fall > least_fall * reward.span or (share > 0.6 and fall > 0.4 * least_fall * reward.span)
+    lasting = level.size - peak > max(3, 0.1 * len(reward))
+    if not (deep and share > share_of_level and lasting and fall > least_z * error):
+        return None
+    start = peak + departure(level[peak:], float(level[peak]), float(level[peak:].min()), 0.15)
+    return finding(
+        "collapse",
+        "error",
+        (steps[start], signals.last),
+        f"reward fell from {level[peak]:.3g} at step {steps[peak]:.0f} to {now:.3g}, {share:.0%} of what it had, "
+        f"z {fall / max(error, 1e-12):.1f}{bounds_note(reward.presumed)}",
+        {"peak": level[peak], "peak_step": steps[peak], "now": now, "share": share, "z": fall / max(error, 1e-12)},
+        "Go back to a checkpoint before the fall, lower the learning rate or raise the KL weight, and look at what "
+        "changed first: entropy, KL, gradient norm, data.",
+    )
+
+
+def exceeds_bound(signals: Signals, *, least_z: float = 5.0, tolerance: float = 1e-6, rows: int = 3) -> Finding | None:
+    """The reward is above, or below, what its function declares to be possible.
+
+    That is arithmetic and no statistics: one cause is an exploit, the other a wrong declaration. Only where bounds were
+    declared. The error counts all the same, as some logs add noise or round.
+
+    Args:
+      signals: The run.
+      least_z: Standard errors of a mean of so many rows above the bound.
+      tolerance: Rounding that is forgiven, as a share of the bounds.
+      rows: Rows of the mean, and rows whose greatest reward must be above.
+    """
+    reward = signals.tracks["rewards"][0] if "rewards" in signals.tracks else None
+    if reward is None or not reward.bounds or reward.presumed:
+        return None
+    low, high = reward.bounds
+    slack = tolerance * reward.span
+    for sign, bound in ((1.0, high), (-1.0, low)):
+        step = _first_beyond(reward, sign, bound, slack, least_z, rows)
+        if step is not None:
+            return _beyond(signals, reward, sign, bound, step)
+    best = signals.highest
+    if best is not None and (best.values > high + 1e-3 * reward.span).sum() >= rows:
+        return _beyond(signals, best, 1.0, high, float(best.steps[np.argmax(best.values > high + 1e-3 * reward.span)]))
+    return None
+
+
+def _first_beyond(reward: Track, sign: float, bound: float, slack: float, least_z: float, rows: int) -> float | None:
+    """Step at which rows in a row are far beyond a bound, or means of few or many rows surely are."""
+    far = np.flatnonzero(sign * (reward.values - bound) > 0.3 * reward.span)
+    if far.size >= rows and (three := np.flatnonzero(far[rows - 1 :] - far[: 1 - rows] == rows - 1)).size:
+        return float(reward.steps[far[three[0]]])
+    for width in {min(rows, len(reward)), reward.width(0.05, rows), reward.width(0.15, rows)}:
+        over = sign * (smoothed(reward.values, width) - bound)
+        # A noise that grows with the reward is measured on the part that is beyond.
+        beyond = over > slack + least_z * reward.noise.error(width)
+        if beyond.any():
+            return float(reward.steps[width - 1 + int(beyond.argmax())])
+    return None
+
+
+def _beyond(signals: Signals, reward: Track, sign: float, bound: float, step: float) -> Finding:
+    extreme = float(smoothed(sign * reward.values, min(3, len(reward))).max()) * sign
+    side = "upper" if sign > 0 else "lower"
+    return finding(
+        "exceeds_bound",
+        "error" if sign > 0 else "warn",
+        (step, signals.last),
+        f"{reward.name} reaches {extreme:.4g}, beyond the declared {side} bound {bound:g}, from step {step:.0f} on",
+        {"extreme": extreme, "bound": bound, "first_step": step},
+        "Either the declared bounds are wrong or a completion is paid more than the reward allows: read the best paid "
+        "completions, clip the total, and check the held-out accuracy.",
+        f"{REWARD_PAGE}#reward-hacking",
+        (SEED_CARD,),
+    )
+
+
+def explosive_growth(
+    signals: Signals, *, acceleration: float = 1.5, ratio: float = 8.0, sigmas: float = 8.0, wait: float = 0.5
+) -> Finding | None:
+    """Without known bounds: the reward grows ever faster, to many times its start.
+
+    A late learner accelerates as well, so this is a warning, an error only where held-out accuracy is known not to
+    follow, and nothing where accuracy or bounded components rise with the reward. The healthy curve of the metric card
+    slows down (slopes of the second to the first third 0.8), its hacking curve has 2.6.
+
+    Args:
+      signals: The run.
+      acceleration: Steepest later third over the first.
+      ratio: Last level over the first, both above zero.
+      sigmas: Gain in deviations of one step.
+      wait: Share of a planned run that must be over.
+    """
+    reward = signals.reward
+    if reward is None or reward.bounds or signals.done < wait or _gold_rises(signals) or _bounded_parts_rise(signals):
+        return None
+    head, tail = reward.head(), reward.tail()
+    thirds = block_means(reward.values, 10)
+    slopes = [thirds[3] - thirds[0], thirds[6] - thirds[3], thirds[9] - thirds[6]] if thirds.size == 10 else [1, 0, 0]
+    faster = max(slopes[1:]) / max(slopes[0], 1e-9 * reward.span)
+    grown = tail / head if head > 0 else np.inf
+    gain = (tail - head) / max(reward.noise.sigma, 1e-9 * reward.span)
+    magnitude = head > 0 or tail > 3 * abs(head)
+    if not (faster > acceleration and grown > ratio and magnitude and gain > sigmas):
+        return None
+    gold = signals.gold.change() if signals.gold is not None and len(signals.gold.track) >= 5 else None
+    return finding(
+        "explosive_growth",
+        "warn" if gold is None else "error",
+        (reward.steps[len(reward) // 3], signals.last),
+        f"reward grew from {head:.3g} to {tail:.3g} ({min(grown, 999):.0f} times) and {min(faster, 999):.1f} "
+        f"times faster later than at first; nothing says what its upper bound is"
+        + (f", held-out accuracy {gold.delta:+.3f} ± {gold.error:.3f}" if gold else ""),
+        {"acceleration": min(faster, 999.0), "ratio": min(grown, 999.0), "gain_in_sigmas": gain},
+        "Declare the bounds of the reward and evaluate on held-out questions: without either an exploit and a late "
+        "success look alike.",
+        f"{REWARD_PAGE}#reward-hacking",
+        (SEED_CARD,),
+    )
+
+
+def _bounded_parts_rise(signals: Signals) -> bool:
+    """Whether all components stay in known bounds, and one of them rises much."""
+    parts = [part.track for part in signals.parts]
+    return bool(parts) and all(p.bounds for p in parts) and any(p.change().delta > 0.2 * p.span for p in parts)
+
+
+def saturated_high(signals: Signals, *, level: float = 0.95, gold_level: float = 0.6) -> Finding | None:
+    """The reward is near its upper bound from the first step: nothing is left to learn.
+
+    For information, unless held-out accuracy says that the task is not solved.
+
+    Args:
+      signals: The run.
+      level: Share of the bounds that the run is above on average, and its tenths nearly.
+      gold_level: Held-out accuracy below which the reward is too easy.
+    """
+    shares = _tenths(signals)
+    if shares is None or shares.mean() < level or shares.min() < level - 0.03 or shares[:2].mean() < level - 0.01:
+        return None
+    gold = signals.gold.tail if signals.gold else None
+    easy = gold is not None and gold < gold_level
+    note = "" if gold is None else f"; held-out accuracy {gold:.2f}"
+    return finding(
+        "saturated_high",
+        "warn" if easy else "info",
+        (signals.first, signals.last),
+        f"all tenths of the run have at least {shares.min():.2f} of the possible reward{note}",
+        {"least": shares.min(), "mean": shares.mean()} | ({} if gold is None else {"held_out": gold}),
+        "Read a few completions: the reward pays for less than the task."
+        if easy
+        else "Take harder prompts, or stop: groups whose completions are all right teach nothing.",
+        f"{REWARD_PAGE}#always-near-0-or-1",
+    )
+
+
+def saturated_low(signals: Signals, *, level: float = 0.04, rise: float = 0.03, wait: float = 0.3) -> Finding | None:
+    """The reward is near its lower bound all the time: no completion ever shows what pays.
+
+    Args:
+      signals: The run.
+      level: Share of the bounds that the tenths of the run stay below.
+      rise: Share of the bounds by which the end may be above the start.
+      wait: Share of a planned run that must be over.
+    """
+    shares = _tenths(signals)
+    if shares is None or signals.done < wait or np.quantile(shares, 0.9) > level or shares[-1] - shares[0] > rise:
+        return None
+    late = _late_change(signals.reward) if signals.reward else None
+    if late is not None and signals.reward and late.z > 6 and late.delta > 0.015 * signals.reward.span:
+        return None
+    return finding(
+        "saturated_low",
+        "warn",
+        (signals.first, signals.last),
+        f"no tenth of the run has more than {shares.max():.3f} of the possible reward",
+        {"most": shares.max(), "mean": shares.mean()},
+        "Make the reward graded so that steps on the way pay, take easier prompts, or warm up on examples: with "
+        "one right answer in a hundred, 92 % of groups of eight are flat.",
+        f"{REWARD_PAGE}#always-near-0-or-1",
+    )
+
+
+def _tenths(signals: Signals) -> np.ndarray | None:
+    """Reward of ten parts of the run as shares of its bounds; unbounded and flat, as held-out accuracy."""
+    reward = signals.reward
+    if reward is None:
+        return None
+    if reward.bounds:
+        return (block_means(reward.values, 10) - reward.low) / reward.span
+    change, gold = reward.change(), signals.gold
+    if gold is None or len(gold.track) < 4 or abs(change.delta) > 1.5 * max(reward.noise.sigma, 1e-12):
+        return None
+    flat = signals.one("frac_reward_zero_std")
+    return block_means(gold.track.values, 10) if flat is not None and flat.head(0.3) > 0.6 else None
+
+
+def too_noisy(
+    signals: Signals, *, least_sigma: float = 0.115, sigmas: float = 0.9, least_z: float = 3.0, wait: float = 0.5
+) -> Finding | None:
+    """One step differs from the next by more than the whole run gains.
+
+    A batch of 64 binary rewards has a deviation of at most 0.0625 of the bounds, so 0.115 is no sampling noise of a
+    batch of ordinary size.
+
+    Args:
+      signals: The run.
+      least_sigma: Deviation of one step as a share of the bounds.
+      sigmas: Gain of the run in these deviations that hides in them.
+      least_z: A gain less sure than this hides as well.
+      wait: Share of a planned run that must be over.
+    """
+    reward = signals.reward
+    if reward is None or len(reward) < 30 or signals.done < wait or reward.sigma <= 0:
+        return None
+    sigma, change = reward.sigma, reward.change(0.2, 0.2)
+    relative = sigma / reward.span if reward.bounds else _unbounded_noise(signals, sigma)
+    gained = abs(change.delta) / sigma
+    if relative < least_sigma or (gained > sigmas and (abs(change.z) > least_z or gained > 1.6 * sigmas)):
+        return None
+    return finding(
+        "too_noisy",
+        "warn",
+        (signals.first, signals.last),
+        f"one step deviates by {sigma:.3g} ({relative:.2f} of the bounds), the whole run gained {change.delta:+.3g} "
+        f"(z {change.z:.1f}){bounds_note(reward.presumed)}",
+        {"sigma": sigma, "relative_sigma": relative, "gain": change.delta, "z": change.z},
+        "Sample more completions per prompt and more prompts per batch, limit the scale of the reward, and ask a judge "
+        "that varies several times. A floor under the reward does not help: the group mean takes it out again.",
+        f"{REWARD_PAGE}#too-noisy",
+    )
+
+
+def _unbounded_noise(signals: Signals, sigma: float) -> float:
+    """Noise as a share of the bounds where those of the total are unknown: that of a bounded component, or of the
+    level.
+
+    The level of a reward that was never negative is at most its upper bound.
+    """
+    task = signals.role("task")
+    if task is not None and task.track.bounds:
+        return task.track.sigma / task.track.span
+    reward = signals.reward
+    assert reward is not None
+    return 0.3 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
