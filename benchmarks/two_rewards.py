@@ -59,7 +59,7 @@ FIRST = 5
 STRETCH, CLEAR = 10, 0.03
 """Steps of a stretch, and the change of varphi from one to the next that counts as clear: four standard errors."""
 PARTS = ("phi", "varphi")
-PROMPTS, GROUP, STEP_KL, RANDOM = 256, 16, 0.05, 20
+PROMPTS, GROUP, STEP_KL, RANDOM = 128, 16, 0.05, 20
 """Of the measurement at the start: prompts, completions of each, nats of a small step, and random directions."""
 SMOOTH = 15
 """Steps over which curves are averaged before their lowest point is looked for."""
@@ -141,10 +141,12 @@ STARTS = (
     Start("digits", "long", 300, 0.0, (0, 1)),
     Start("style", "rare", 165, 0.7, (0,)),
     Start("style", "common", 165, 0.2, (0,)),
-    Start("copy", "half", 165, 0.5, (0,)),
+    Start("copy", "half", 400, 0.5, (0,)),
 )
 CONTROLS = (("digits", "medium"), ("digits", "long"))
 """Starts that are trained again without phi, and with steps of a tenth."""
+GRADIENTS = ("medium", "long", "half")
+"""Starts whose gradients are measured."""
 
 
 def rows_file(start: Start, folder: Path) -> Path:
@@ -364,7 +366,7 @@ def draw(results: list[dict[str, Any]], image: Path) -> None:
             curves(axis, result)
         axis.set_title(f"{start[0]}, {start[1]}: {limit_words(chosen)}", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=7)
     figure.supxlabel("step")
     figure.supylabel("share of completions; thick varphi, thin phi")
     figure.savefig(image)
@@ -373,12 +375,13 @@ def draw(results: list[dict[str, Any]], image: Path) -> None:
 def curves(axis: Any, result: dict[str, Any]) -> None:
     """Both smoothed curves of one run; runs of further seeds are dashed."""
     kernel = np.ones(FIRST) / FIRST
-    colour = {1: "#009E73", 4: "#E69F00", 8: "#D55E00"}[result["weight"]]
+    slow = result["learning_rate"] < 1e-3
+    colour = "#0072B2" if slow else {0: "#777777", 1: "#009E73", 4: "#E69F00", 8: "#D55E00"}[result["weight"]]
     line = "-" if result["seed"] == 0 else "--"
-    label = f"weight {result['weight']}" if result["seed"] == 0 else None
+    words = f"weight {result['weight']}" + (", steps of a tenth" if slow else "") + (", seed 1" if line != "-" else "")
     steps = np.arange(FIRST // 2, len(result["phi"]) - FIRST // 2)
-    axis.plot(steps, np.convolve(result["varphi"], kernel, "valid"), line, color=colour, linewidth=2, label=label)
-    axis.plot(steps, np.convolve(result["phi"], kernel, "valid"), line, color=colour, linewidth=0.8)
+    axis.plot(steps, np.convolve(result["varphi"], kernel, "valid"), line, color=colour, linewidth=2, label=words)
+    axis.plot(steps, np.convolve(result["phi"], kernel, "valid"), line, color=colour, linewidth=0.7)
 
 
 def limit_words(results: list[dict[str, Any]]) -> str:
@@ -411,8 +414,8 @@ def main() -> None:
 
 
 def looked_at(folder: Path) -> list[tuple[Start, Path]]:
-    """The run of weight 4 and the first seed of each start: what holds at the start does not depend on the weight."""
-    named = [(start, folder / Run(start, 4, start.seeds[0]).name) for start in STARTS]
+    """The run of weight 4 and the first seed of some starts: what holds at the start does not depend on the weight."""
+    named = [(start, folder / Run(start, 4, start.seeds[0]).name) for start in STARTS if start.name in GRADIENTS]
     return [(start, run) for start, run in named if (run / "summary.json").is_file()]
 
 

@@ -171,6 +171,18 @@ def test_roles_say_what_odd_names_mean_in_either_direction():
     assert rules_of(series, roles={role: name for name, role in roles.items()}, bounds=(0, 1)) == ["format_only"]
 
 
+def test_the_role_of_a_component_is_not_that_of_its_other_statistics():
+    t = np.linspace(0, 1, 60)
+    series = {
+        "eval/format": [1.0] * 4,
+        "reward/part/correctness/group_std": np.full(60, 0.1),
+        "reward/part/format": 0.3 + 0.67 * np.minimum(4 * t, 1),
+        "reward/part/correctness": np.zeros(60),
+    }
+    roles = {"reward/part/format": "format", "reward/part/correctness": "task"}
+    assert rules_of(series, roles=roles) == rules_of(series) == ["format_only"]
+
+
 def test_bounds_by_name_are_those_of_any_alias():
     high = np.full(40, 3.0)
     assert rules_of({"critic/rewards/mean": high}, bounds={"reward": (0, 1)}) == ["exceeds_bound"]
@@ -274,6 +286,12 @@ def test_what_explains_nothing_stays_and_errors_come_first():
     assert [f.rule for f in found] == ["exceeds_bound", "grad_spike", "dead_component"]
 
 
+@pytest.mark.parametrize(("ratio", "first"), [(0.1, "format_only"), (3.0, "length_drift")])
+def test_a_format_shortens_answers_and_does_not_treble_them(ratio, first):
+    found = told([finding("length_drift", 5, ratio=ratio), finding("format_only")], 100)
+    assert [f.rule for f in found] == [first]
+
+
 @pytest.mark.parametrize(("ratio", "first"), [(1.7, "truncation"), (3.0, "length_drift")])
 def test_completions_that_are_cut_grow_little(ratio, first):
     found = told([finding("length_drift", 30, ratio=ratio), finding("truncation", 20)], 100)
@@ -303,7 +321,8 @@ def test_the_tables_of_causes_name_rules_and_have_no_circles():
             assert cause not in symptoms
     # Which of two that may explain each other it is, is decided by how quick the fall was and how far the length grew.
     mutual = {frozenset((a, b)) for a, bs in ALWAYS.items() for b in bs if a in ALWAYS.get(b, ())}
-    assert mutual == {frozenset(("tradeoff", "dead_component")), frozenset(("length_drift", "truncation"))}
+    pairs = [("tradeoff", "dead_component"), ("length_drift", "truncation"), ("length_drift", "format_only")]
+    assert mutual == {frozenset(pair) for pair in pairs}
 
 
 def test_a_million_rows_take_seconds():

@@ -193,7 +193,7 @@ class DiagnosticsConfig:
     """What is watched while a run goes on, and who is told."""
 
     every_steps: int = 0
-    """Steps between checks of the health rules; 0 chooses a twentieth of the run, at least 10."""
+    """Steps between checks of the health rules; 0 chooses a fortieth of the run, at least 5."""
     callback: str | None = None
     """Called with each new finding: `package.module:function` or `file.py:function`."""
     webhook: str | None = None

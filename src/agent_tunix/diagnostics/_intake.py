@@ -153,7 +153,9 @@ def _steps_of(name: str, values: np.ndarray, grid: Mapping[str, np.ndarray] | np
 def _role_of(name: str, roles: Mapping[str, str], series: Mapping[str, Any]) -> str:
     """The role of a series, whichever way round the mapping is."""
     found = resolve(name)
-    keys = {name, found.component} if found and found.component else {name}
+    # The name of a component stands for its mean, not for its deviation or what was measured on held-out rows.
+    mean = found is not None and (found.card, found.statistic) == ("reward_component", "mean")
+    keys = {name, found.component} if found is not None and mean else {name}
     for key, value in roles.items():
         if key in keys and not (key in ROLES and value in series):
             return value

@@ -64,6 +64,7 @@ ALWAYS: Mapping[str, tuple[str, ...]] = {
         "saturated_high",
     ),
     "format_only": (
+        "length_drift",
         "tradeoff",
         "proxy_gold_divergence",
         "stagnation",
@@ -277,6 +278,9 @@ CONDITIONS: Mapping[tuple[str, str], Condition] = {
     ("format_only", "dead_component"): _same(("task", "component")),
     ("tradeoff", "dead_component"): _pushed,
     ("dead_component", "tradeoff"): _died,
+    # A format that asks for short answers shortens them; one that is learned does not double them.
+    ("format_only", "length_drift"): lambda cause, symptom, length: _longer(symptom) < 1,
+    ("length_drift", "format_only"): lambda cause, symptom, length: _longer(cause) > 1,
     ("truncation", "length_drift"): lambda cause, symptom, length: 1 < _longer(symptom) < CUT_SHORT,
     ("length_drift", "truncation"): lambda cause, symptom, length: _longer(cause) >= CUT_SHORT,
 }

@@ -13,7 +13,7 @@ Generated from the rules themselves (`agent_tunix.diagnostics.rules`); a test fa
 
 A rule reads the series of a run and says nothing, or gives a finding: a level (info, warn or error), the steps, the
 numbers with how sure they are, and a remedy. Where one illness shows in several places, its cause is told and its
-symptoms are left out. While a run trains, the rules are asked every twentieth of it, at least ten steps apart, and a
+symptoms are left out. While a run trains, the rules are asked every fortieth of it, at least five steps apart, and a
 rule counts once two checks in a row agree; the level is logged as `health/RULE`, told in the terminal, and sent to
 `diagnostics.callback` and `diagnostics.webhook` if they are set. `training.stop_on=error` saves and stops.
 

@@ -15,8 +15,10 @@ from agent_tunix.diagnostics.diagnosis import diagnose
 from agent_tunix.diagnostics.findings import Finding, severity
 from agent_tunix.diagnostics.names import resolve
 
-LEAST_EVERY, CHECKS = 10, 20
+LEAST_EVERY, CHECKS = 5, 40
 """Steps between checks at least, and checks per run."""
+NEVER_MISSING = frozenset({"loss", "grad_norm", "kl", "approx_kl", "entropy"})
+"""Quantities that every row has a value of. A file holds what is not finite as null, so that there it is infinity."""
 AGREEING = 2
 """Checks in a row that make a rule count, or end it."""
 
@@ -31,12 +33,12 @@ class Monitor:
       bounds: Least and greatest reward, or those of several metrics by name; None where nothing is known.
       eval_samples: Held-out questions per evaluation.
       roles: What components are for, as `diagnose` takes them.
-      every: Steps between checks; 0 chooses a twentieth of the run, at least ten.
+      every: Steps between checks; 0 chooses a fortieth of the run, at least five.
       alert: Called with a finding when it begins to count and when it becomes more serious.
 
     Examples:
-      >>> monitor = Monitor(100)
-      >>> [monitor.see({"kind": "train", "step": step, "reward/mean": step / 100}) for step in (9, 10)]
+      >>> monitor = Monitor(400)
+      >>> [monitor.see({"kind": "train", "step": step, "reward/mean": step / 400}) for step in (9, 10)]
       [{}, {'health/worst': 0.0}]
     """
 
@@ -55,7 +57,7 @@ class Monitor:
         self._alert = alert
         self._values: dict[str, list[float]] = {}
         self._steps: dict[str, list[int]] = {}
-        self._known: dict[str, bool] = {}
+        self._cards: dict[str, str] = {}
         self._checked = 0
         self._agreed: dict[str, int] = {}  # checks in a row that saw a rule, or, below zero, that did not
         self._counting: set[str] = set()
@@ -93,9 +95,10 @@ class Monitor:
         """
         step = int(row["step"])
         for name, value in row.items():
-            if self._is_metric(name):
-                number = float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
-                self._values.setdefault(name, []).append(number)
+            if card := self._card(name):
+                finite = isinstance(value, int | float) and math.isfinite(value)
+                otherwise = math.inf if card in NEVER_MISSING else math.nan
+                self._values.setdefault(name, []).append(float(value) if finite else otherwise)
                 self._steps.setdefault(name, []).append(step)
         if row.get("kind") == "eval" or step // self._every == self._checked // self._every:
             return {}
@@ -104,10 +107,12 @@ class Monitor:
         levels = {rule: severity(self._latest[rule]) if rule in self._counting else 0 for rule in self._told}
         return {"health/worst": float(self.level)} | {f"health/{rule}": float(level) for rule, level in levels.items()}
 
-    def _is_metric(self, name: str) -> bool:
-        if name not in self._known:
-            self._known[name] = resolve(name) is not None
-        return self._known[name]
+    def _card(self, name: str) -> str:
+        """The quantity that a column stands for, empty where no card knows it."""
+        if name not in self._cards:
+            found = resolve(name)
+            self._cards[name] = found.card if found else ""
+        return self._cards[name]
 
     def _check(self) -> None:
         series = {name: np.asarray(values) for name, values in self._values.items()}

@@ -11,6 +11,7 @@ from agent_tunix.reports._words import number, stretch_of_steps
 
 
 def eyebrow(told: Sequence[Told]) -> str:
+    """The line above the heading: which run, and whether it goes on."""
     if len(told) > 1:
         return "Reward report · " + ", ".join(one.name for one in told)
     (one,) = told
@@ -78,6 +79,7 @@ def sentence(text: str) -> str:
 
 
 def tiles(one: Told) -> list[dict[str, str]]:
+    """The numbers at the top: name, value and a note each."""
     tiles = [{"name": "steps", "value": number(one.last_step, 6)}]
     reward, gold = one.of("rewards"), one.of("eval_accuracy")
     if reward is not None:
@@ -126,6 +128,7 @@ def _start(series: Series) -> str:
 
 
 def end(series: Series) -> str:
+    """Mean of the last block with two standard errors."""
     means = blocks(series.steps, series.values)
     error = f" ± {number(2 * float(means.error[-1]), 1)}" if means.error[-1] > 0 else ""
     return number(float(means.mean[-1])) + error

@@ -85,6 +85,7 @@ PLACES: Mapping[str, tuple[str, str]] = {
 
 
 def curve(label: str, series: Series, style: int) -> Curve:
+    """A series with its label and its line style."""
     return Curve(label, series.steps, series.values, style)
 
 
@@ -193,6 +194,7 @@ def shares(told: Told) -> Chart | None:
 
 
 def means_at(steps: np.ndarray, series: Series, count: int) -> np.ndarray:
+    """Block means of a series, interpolated at the given steps."""
     means = blocks(series.steps, series.values, count)
     return np.interp(steps, means.steps, means.mean)
 

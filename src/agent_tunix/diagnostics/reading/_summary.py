@@ -18,15 +18,29 @@ class Read(Protocol):
     """What a summary needs of a log."""
 
     @property
-    def series(self) -> Mapping[str, np.ndarray]: ...
+    def series(self) -> Mapping[str, np.ndarray]:
+        """Values by name."""
+        ...
+
     @property
-    def steps(self) -> Mapping[str, np.ndarray]: ...
+    def steps(self) -> Mapping[str, np.ndarray]:
+        """Steps by the same names."""
+        ...
+
     @property
-    def unknown(self) -> Sequence[str]: ...
+    def unknown(self) -> Sequence[str]:
+        """Names that no card knows."""
+        ...
+
     @property
-    def notes(self) -> Sequence[str]: ...
+    def notes(self) -> Sequence[str]:
+        """What was put right on the way."""
+        ...
+
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """What kind of log it was."""
+        ...
 
 
 def report_text(log: Read, findings: Sequence[Finding]) -> str:
