@@ -66,7 +66,7 @@ CASES = (
 
 
 def train(case: Case, run: Path, steps: int) -> float:
-    """Trains in a process of its own.
+    """Trains in a process of its own, whose words go to a file beside the run.
 
     Returns:
       Seconds, the warm start and all compilation included.
@@ -76,8 +76,9 @@ def train(case: Case, run: Path, steps: int) -> float:
     command = [sys.executable, str(ROOT / "run_training.py"), *overrides, f"run_dir={run}"]
     environment = {**os.environ, "AGENT_TUNIX_CACHE": str(run.parent / f"{run.name}.cache")}
     start = time.perf_counter()
-    # The experiments name their rewards by a path from the root of the repository.
-    subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    with run.with_name(f"{run.name}.log").open("w") as log:
+        # The experiments name their rewards by a path from the root of the repository.
+        subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=log, stderr=log)
     return time.perf_counter() - start
 
 
@@ -261,7 +262,7 @@ def run_all(cases: Sequence[Case], folder: Path, steps: int) -> list[dict[str, A
         run, clock = folder / case.name, folder / f"{case.name}.seconds"
         if not (run / "summary.json").is_file():
             clock.write_text(f"{train(case, run, steps):.1f}")
-        found = measure(case, run) | {"seconds": float(clock.read_text())}
+        found: dict[str, Any] = measure(case, run) | {"seconds": float(clock.read_text())}
         alert = found["first_alert"]
         said = f"{alert['rule']} ({alert['level']}) after step {alert['step']}" if alert else "no alert"
         print(f"{case.name}: {said}, {found['seconds']:.0f} s", flush=True)
@@ -271,7 +272,7 @@ def run_all(cases: Sequence[Case], folder: Path, steps: int) -> list[dict[str, A
 
 def main() -> None:
     """Parses, trains, saves; a part of the runs, or shorter ones, are measured and not saved."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n", maxsplit=1)[0])
     parser.add_argument("--out", type=Path, help="folder of the runs; by default one that is removed again")
     parser.add_argument("--only", nargs="+", default=[], choices=[case.name for case in CASES])
     parser.add_argument("--steps", type=int, default=0, help="of every run; by default its own")

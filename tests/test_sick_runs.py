@@ -188,6 +188,7 @@ def test_a_learning_rate_that_is_too_high_is_flagged_in_a_real_run(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "health_checked_runs.py")]
     command += ["--only", "learning_rate", "--steps", "100", "--out", str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    step = int(re.search(r"learning_rate: collapse \((?:warn|error)\) after step (\d+), ", said)[1])
-    assert step < 50
+    found = re.fullmatch(r"learning_rate: collapse \((?:warn|error)\) after step (\d+), \d+ s\n", said)
+    assert found, said
+    assert int(found[1]) < 50
     assert any(row.get("health/collapse") for row in runs.read_metrics(tmp_path / "learning_rate"))

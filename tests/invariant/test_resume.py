@@ -85,6 +85,33 @@ def test_five_kills_at_random_moments_leave_no_trace(whole, tmp_path, environmen
 
 
 @pytest.mark.slow
+def test_the_run_that_is_compared_with_was_watched(whole):
+    logged = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    checked = [row["step"] for row in logged if "health/worst" in row]
+    assert checked == list(range(6, STEPS + 1, 6))  # every fortieth
+    assert (whole / "report.html").stat().st_size > 50_000
+    assert json.loads((whole / "reward.json").read_text())["bounds"] == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ill_stops_where_it_was_told_to_and_goes_on_when_it_is_told_to(tmp_path, environment):
+    folder = tmp_path / "ill"
+    # A reward that nobody can earn.
+    (tmp_path / "hopeless.py").write_text("def grade(response):\n    return 0.0\n")
+    settings = [f"training.steps={STEPS}", f"training.reward_function={tmp_path / 'hopeless.py'}:grade"]
+    said = finish(start(folder, environment, *settings, "training.stop_on=warn"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["reason"] == "unhealthy"
+    assert summary["step"] < STEPS
+    assert summary["health"][0]["level"] in ("warn", "error")
+    assert "by training.stop_on=warn" in said
+    assert f"run_dir={folder} training.stop_on=never resume=force" in said
+    finish(start(folder, environment, *settings, "training.stop_on=never", "resume=force"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["reason"], summary["step"]) == ("finished", STEPS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_polite_signal_saves_exits_with_zero_and_prints_how_to_go_on(whole, tmp_path, environment, number):
     folder = tmp_path / "stopped"
