@@ -1,5 +1,6 @@
 """Anybody's log is read as what it is, and what is none is refused in one sentence."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -423,7 +424,7 @@ def test_progress_bars_go_on_counting_in_the_next_epoch(tmp_path):
         (b"step,reward\n", "holds a header and no rows"),
         (b"1,0.5\n2,0.6\n", "has no header: its first line is 1, 0.5"),
         (b"hello\nworld\n", "holds no metrics that are understood"),
-        (b'{"step": 1, "foo": 2}\n', "holds no metric that a card knows, only foo"),
+        (b'{"step": 1, "foo": 2}\n', "holds no metric that a card knows; its columns are foo"),
         (b'{"step": 1, "name": "x"}\n', "holds no numbers"),
         (b'{"config": {"a": {"b": 1}}, "x": 3\n', "is not JSON"),
         (b"[1, 2, 3]", "holds no metrics that are understood"),
@@ -584,8 +585,22 @@ def test_the_report_names_what_was_read_judged_and_not_known(log):
     ]
 
 
+def test_a_log_of_three_rows_is_not_called_healthy(log):
+    assert "Too short to judge: the rules need at least 10 rows." in report_text(log, [])
+
+
+def test_a_list_is_no_number(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"step": 1, "kl": 0.1, "reward": [1, 2]}\n{"step": 2, "kl": 0.2, "reward": [3, 4]}\n')
+    log = read(file)
+    assert list(log.series) == ["kl"]
+    assert "columns without a number: reward" in log.notes
+
+
 def test_a_healthy_log_says_so(log):
-    assert "Healthy: no rule fired." in report_text(log, [])
+    steps = {"reward": np.arange(20)}
+    longer = dataclasses.replace(log, series={"reward": np.linspace(0, 1, 20)}, steps=steps, unknown=())
+    assert "Healthy: no rule fired." in report_text(longer, [])
     assert "Healthy: 1 remark." in report_text(log, FINDINGS[:1])
 
 
@@ -628,3 +643,14 @@ def test_rows_in_order_that_differ_in_shape_get_no_note(tmp_path):
     rows = [{"step": step, "reward": 0.1 * step} | ({"kl": 0.0} if step % 3 == 0 else {}) for step in range(1, 8)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read(file).notes == ()
+
+
+def test_a_column_of_ones_own_is_judged_by_the_role_it_is_given(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("step,f1\n" + "".join(f"{i},{i / 20}\n" for i in range(20)))
+    with pytest.raises(RunError, match="no metric that a card knows"):
+        read(file)
+    log = read(file, roles={"f1": "gold"})
+    assert (log.roles, log.unknown) == ({"f1": "gold"}, ())
+    with pytest.raises(RunError, match=r"no column `f2` that could have a role; its columns are f1"):
+        read(file, roles={"f2": "gold"})

@@ -33,6 +33,7 @@ def monitor(config: Config, reward: Reward, run: RunWriter, display: Display, *,
         config.training.steps,
         bounds=known_bounds(reward),
         eval_samples=eval_samples,
+        group_size=config.training.group_size,
         every=config.diagnostics.every_steps,
         alert=watchers([lambda finding: display.say(finding.line()), _to_board(run), *_outside(config, run.path)]),
     )

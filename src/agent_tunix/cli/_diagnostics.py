@@ -33,6 +33,7 @@ def _diagnose_arguments(parser: Parser) -> None:
     parser.add_argument("path", metavar="PATH", type=Path, help="a run folder, or a log of another framework")
     parser.add_argument("--bounds", metavar="LOW,HIGH", help="attainable range of the reward")
     parser.add_argument("--eval-samples", type=int, metavar="N", help="held-out questions per evaluation")
+    parser.add_argument("--group-size", type=int, metavar="G", help="completions per prompt")
     parser.add_argument("--role", action="append", default=[], metavar="COLUMN=ROLE", help="such as my_f1=gold")
     parser.add_argument("--strict", action="store_true", help="exit code 2 where an error is found")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
@@ -44,12 +45,9 @@ def _diagnose(arguments: argparse.Namespace) -> int:
     from agent_tunix.diagnostics import diagnose, reading
     from agent_tunix.diagnostics.findings import worst
 
-    log, bounds = reading.read(arguments.path), _bounds(arguments.bounds)
-    facts = {
-        "steps": log.steps,
-        "eval_samples": samples or log.eval_samples,
-        "roles": {**log.roles, **_roles(arguments.role)},
-    }
+    log, bounds = reading.read(arguments.path, roles=_roles(arguments.role)), _bounds(arguments.bounds)
+    facts = {"steps": log.steps, "eval_samples": samples or log.eval_samples, "roles": log.roles}
+    facts["group_size"] = arguments.group_size or log.group_size
     findings = diagnose(log.series, bounds=log.bounds if bounds is None else bounds, **facts)
     print(as_json(reading.to_json(log, findings)) if arguments.json else reading.report_text(log, findings))
     return FOUND_ERROR if arguments.strict and worst(findings) == "error" else 0

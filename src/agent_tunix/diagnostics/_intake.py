@@ -1,7 +1,7 @@
 """From the series a caller has to the signals that rules look at: names, roles, steps, bounds, scales."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ def read_signals(
     eval_samples: int | None = None,
     roles: Mapping[str, str] | None = None,
     planned_steps: int | None = None,
+    group_size: int | None = None,
 ) -> Signals:
     """Sorts the series of a run into quantities; the arguments are those of `diagnose`.
 
@@ -62,7 +63,7 @@ def read_signals(
     ]
     for entry in entries:
         _sort(entry)
-    return _signals(entries, bounds, eval_samples, planned_steps)
+    return replace(_signals(entries, bounds, eval_samples, planned_steps), group_size=group_size)
 
 
 def resolvable(name: str, roles: Mapping[str, str], series: Mapping[str, Any]) -> bool:
@@ -85,13 +86,22 @@ def _signals(entries: list[_Entry], bounds: Bounds, eval_samples: int | None, pl
                 components.setdefault(found.component, Component(found.component, entry.role, track))
             else:
                 tracks.setdefault(found.card, []).append(track)
-    ordered = {card: tuple(sorted(found, key=lambda t: -len(t))) for card, found in tracks.items()}
+    ordered = _with_unit({card: tuple(sorted(found, key=lambda t: -len(t))) for card, found in tracks.items()})
     first = min((float(entry.steps[0]) for entry in entries), default=0.0)
     last = max((float(entry.steps[-1]) for entry in entries), default=0.0)
     done = 1.0 if not planned_steps else min(1.0, last / planned_steps)
     raws = tuple(_raw(entry) for entry in entries if _every(entry.found) or entry.found.statistic == "mean")
     gold = _gold(ordered, eval_samples)
     return Signals(ordered, tuple(components.values()), raws, gold, highest, first, last, done, bool(planned_steps))
+
+
+def _with_unit(tracks: dict[str, tuple[Track, ...]]) -> dict[str, tuple[Track, ...]]:
+    """Gives rewards without bounds a unit: a binary reward has bounds of at least twice its deviation."""
+    deviations = tracks.get("reward_std", ())
+    if not deviations or "rewards" not in tracks:
+        return tracks
+    unit = 2 * float(np.median(deviations[0].values))
+    return tracks | {"rewards": tuple(replace(track, unit=unit) for track in tracks["rewards"])}
 
 
 def _every(found: Resolved) -> bool:

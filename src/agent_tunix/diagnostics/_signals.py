@@ -31,6 +31,7 @@ class Track:
       presumed: Whether the bounds are a guess: nobody declared them, the values look like shares.
       sigma: Deviation of one logged value around its neighbours.
       extremes: Greatest value of every block, the values themselves where nothing was reduced.
+      unit: Least span that a series without bounds can have: for a reward twice the deviation within its batches.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Track:
     presumed: bool = False
     sigma: float = 0.0
     extremes: Float[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0))
+    unit: float = 0.0
 
     def __len__(self) -> int:
         return self.values.size
@@ -60,7 +62,8 @@ class Track:
         if self.bounds:
             return self.bounds[1] - self.bounds[0]
         level = smoothed(self.values, self.width(0.1))
-        return max(1.6 * float(np.ptp(level)), 6 * self.noise.error(self.width(0.1)), 1e-9)
+        dust = 1e-9 * max(1.0, float(np.abs(self.values).max()))
+        return max(1.6 * float(np.ptp(level)), 6 * self.noise.error(self.width(0.1)), self.unit, dust)
 
     def width(self, share: float, least: int = 3) -> int:
         """Number of points in a share of the series."""
@@ -92,7 +95,7 @@ class Track:
     def between(self, first: float, last: float) -> "Track":
         """The part between two steps, both included."""
         inside = slice(np.searchsorted(self.steps, first), np.searchsorted(self.steps, last, side="right"))
-        part = Track(self.name, self.steps[inside], self.values[inside], self.bounds, self.presumed, self.sigma)
+        part = Track(self.name, self.steps[inside], self.values[inside], self.bounds, self.presumed, self.sigma, unit=self.unit)
         # A part is judged with the noise of the whole: it has too few points to tell its own.
         part.__dict__["noise"] = self.noise
         return part
@@ -158,6 +161,7 @@ class Signals:
       last: Last step.
       done: Share of the planned run that is over, 1 for a run that is judged as a whole.
       online: Whether the run may go on.
+      group_size: Completions per prompt, None if nobody said.
     """
 
     tracks: Mapping[str, tuple[Track, ...]]
@@ -169,12 +173,22 @@ class Signals:
     last: float
     done: float
     online: bool
+    group_size: int | None = None
 
     def one(self, card: str, least: int = 10) -> Track | None:
-        """The best series of a quantity that has at least so many values, and 30 while a run goes on."""
+        """The best series of a quantity that has at least so many values, and more while a run goes on."""
         found = self.tracks.get(card)
-        needed = max(least, 30) if self.online else least
-        return found[0] if found and len(found[0]) >= needed else None
+        return found[0] if found and len(found[0]) >= max(least, self.enough) else None
+
+    @property
+    def enough(self) -> int:
+        """Values to judge by: 10, while a run goes on 30, or three tenths of a short one."""
+        return int(np.clip(0.3 * self.planned, 15, 30)) if self.online else 10
+
+    @property
+    def planned(self) -> float:
+        """Steps from the first to the last one that is planned."""
+        return self.length / max(self.done, 1e-9)
 
     @cached_property
     def reward(self) -> Track | None:
@@ -194,7 +208,7 @@ class Signals:
     @cached_property
     def parts(self) -> tuple[Component, ...]:
         """Components with enough values to judge."""
-        return tuple(part for part in self.components if len(part.track) >= (30 if self.online else 10))
+        return tuple(part for part in self.components if len(part.track) >= self.enough)
 
     def role(self, role: str) -> Component | None:
         """The component with a role; a single other one beside a format counts as the task."""

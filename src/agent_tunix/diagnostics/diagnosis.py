@@ -7,7 +7,7 @@ import numpy as np
 
 from agent_tunix.diagnostics._intake import Bounds, read_signals
 from agent_tunix.diagnostics._signals import Signals
-from agent_tunix.diagnostics.findings import Finding, severity
+from agent_tunix.diagnostics.findings import LEVELS, Finding, severity
 from agent_tunix.diagnostics.rules import RULES, Rule
 
 Condition = Callable[[Finding, Finding, float], bool]
@@ -71,6 +71,7 @@ ALWAYS: Mapping[str, tuple[str, ...]] = {
         "dead_component",
         "variance_collapse",
         "saturated_low",
+        "collapse",
     ),
     "saturated_low": ("stagnation", "variance_collapse", "dead_component", "proxy_gold_divergence", "too_noisy"),
     "saturated_high": ("stagnation", "variance_collapse", "dead_component", "entropy_collapse"),
@@ -98,8 +99,16 @@ ALWAYS: Mapping[str, tuple[str, ...]] = {
 """Which symptoms a cause explains whenever both were found; `*` is everything."""
 
 EARLIER: Mapping[str, tuple[str, ...]] = {
-    "truncation": ("collapse", "entropy_explosion", "tradeoff"),
-    "length_drift": ("collapse", "kl_blowup", "entropy_explosion", "entropy_collapse", "tradeoff"),
+    "answer_spam": ("entropy_explosion", "dead_component", "collapse"),
+    "truncation": ("collapse", "entropy_explosion", "entropy_collapse", "tradeoff", "dead_component"),
+    "length_drift": (
+        "collapse",
+        "kl_blowup",
+        "entropy_explosion",
+        "entropy_collapse",
+        "tradeoff",
+        "dead_component",
+    ),
     "kl_blowup": (
         "collapse",
         "entropy_explosion",
@@ -130,6 +139,7 @@ EARLIER: Mapping[str, tuple[str, ...]] = {
         "truncation",
         "proxy_gold_divergence",
         "tradeoff",
+        "answer_spam",
     ),
 }
 """Which symptoms a cause explains if it did not begin after them. Of two that begin together the first listed wins."""
@@ -140,7 +150,7 @@ SUDDEN = 0.16
 CUT_SHORT = 2.0
 """Growth of the length up to which completions that are cut off are the illness, and their length a part of it."""
 
-TOGETHER: Mapping[str, float] = {"truncation": 0.1, "kl_blowup": 0.1}
+TOGETHER: Mapping[str, float] = {"truncation": 0.1, "kl_blowup": 0.1, "tradeoff": 0.08}
 """Share of the run within which the onset of a cause and of its symptoms cannot be told apart, 0.04 for all others."""
 
 RANK = {rule.__name__: place for place, rule in enumerate(RULES)}
@@ -154,6 +164,7 @@ def diagnose(
     eval_samples: int | None = None,
     roles: Mapping[str, str] | None = None,
     planned_steps: int | None = None,
+    group_size: int | None = None,
     rules: Sequence[Rule] = RULES,
 ) -> list[Finding]:
     """What is wrong with a run, most important first.
@@ -170,6 +181,7 @@ def diagnose(
         round is understood.
       planned_steps: For a run that goes on: how long it will be. Rules that could be wrong about the rest of the run
         then wait for enough of it.
+      group_size: Completions per prompt, which says how many groups must be flat by chance.
       rules: The rules to ask.
 
     Returns:
@@ -187,12 +199,18 @@ def diagnose(
       ['stagnation']
     """
     signals = read_signals(
-        series, steps=steps, bounds=bounds, eval_samples=eval_samples, roles=roles, planned_steps=planned_steps
+        series,
+        steps=steps,
+        bounds=bounds,
+        eval_samples=eval_samples,
+        roles=roles,
+        planned_steps=planned_steps,
+        group_size=group_size,
     )
     # Units may be tiny or huge; a comparison with what overflows is false, and no rule fires.
     with np.errstate(all="ignore"):
         found = [finding for rule in rules for finding in _asked(rule, signals)]
-    return told(found, signals.length)
+    return told(found, signals.planned)
 
 
 def _asked(rule: Rule, signals: Signals) -> Iterator[Finding]:
@@ -224,13 +242,16 @@ def told(findings: Sequence[Finding], length: float) -> list[Finding]:
 
 def _explains(cause: Finding, symptom: Finding, length: float) -> bool:
     """Whether one finding is the reason for another."""
-    if cause.rule == symptom.rule:
-        return False
-    condition = CONDITIONS.get((cause.rule, symptom.rule))
-    if condition is not None and not condition(cause, symptom, length):
+    if cause.rule == symptom.rule or not _may_explain(cause, symptom, length):
         return False
     always = ALWAYS.get(cause.rule, ())
     return "*" in always or symptom.rule in always or _comes_first(cause, symptom, length)
+
+
+def _may_explain(cause: Finding, symptom: Finding, length: float) -> bool:
+    """Whether the condition for this pair holds, if there is one."""
+    condition = CONDITIONS.get((cause.rule, symptom.rule))
+    return condition is None or condition(cause, symptom, length)
 
 
 def _comes_first(cause: Finding, symptom: Finding, length: float) -> bool:
@@ -238,7 +259,7 @@ def _comes_first(cause: Finding, symptom: Finding, length: float) -> bool:
     if symptom.rule not in EARLIER.get(cause.rule, ()):
         return False
     lead = (symptom.steps[0] - cause.steps[0]) / length
-    mutual = cause.rule in EARLIER.get(symptom.rule, ())
+    mutual = cause.rule in EARLIER.get(symptom.rule, ()) and _may_explain(symptom, cause, length)
     if mutual and RANK[cause.rule] > RANK[symptom.rule]:
         return lead > TOGETHER.get(symptom.rule, 0.04)
     return lead >= -TOGETHER.get(cause.rule, 0.04)
@@ -283,17 +304,24 @@ CONDITIONS: Mapping[tuple[str, str], Condition] = {
     ("length_drift", "format_only"): lambda cause, symptom, length: _longer(cause) > 1,
     ("truncation", "length_drift"): lambda cause, symptom, length: 1 < _longer(symptom) < CUT_SHORT,
     ("length_drift", "truncation"): lambda cause, symptom, length: _longer(cause) >= CUT_SHORT,
+    # What falls from the first steps on has no calm before it in which a cause could have begun.
+    ("grad_spike", "collapse"): lambda cause, symptom, length: not symptom.evidence.get("from_start"),
+    ("kl_blowup", "collapse"): lambda cause, symptom, length: not symptom.evidence.get("from_start"),
+    ("entropy_collapse", "collapse"): lambda cause, symptom, length: not symptom.evidence.get("from_start"),
+    ("entropy_explosion", "collapse"): lambda cause, symptom, length: not symptom.evidence.get("from_start"),
 }
 """What else must hold before one finding explains another."""
 
 
 def _with_symptoms(cause: Finding, symptoms: Sequence[Finding]) -> Finding:
+    """A cause with the names of what it explains; it is as serious as the worst of it, unless it is no illness."""
     if not symptoms:
         return cause
+    level = LEVELS[max(map(severity, [cause, *symptoms]))] if severity(cause) else cause.level
     names = ", ".join(dict.fromkeys(finding.rule for finding in symptoms))
     return Finding(
         cause.rule,
-        cause.level,
+        level,
         cause.steps,
         cause.message,
         {**cause.evidence, "explains": names},

@@ -21,6 +21,8 @@ NEVER_MISSING = frozenset({"loss", "grad_norm", "kl", "approx_kl", "entropy"})
 """Quantities that every row has a value of. A file holds what is not finite as null, so that there it is infinity."""
 AGREEING = 2
 """Checks in a row that make a rule count, or end it."""
+CERTAIN = frozenset({"exceeds_bound", "non_finite", "failed_grader"})
+"""Rules that count at once: they are arithmetic, and noise does not make them flicker."""
 
 Alert = Callable[[Finding], None]
 
@@ -33,6 +35,7 @@ class Monitor:
       bounds: Least and greatest reward, or those of several metrics by name; None where nothing is known.
       eval_samples: Held-out questions per evaluation.
       roles: What components are for, as `diagnose` takes them.
+      group_size: Completions per prompt.
       every: Steps between checks; 0 chooses a fortieth of the run, at least five.
       alert: Called with a finding when it begins to count and when it becomes more serious.
 
@@ -49,10 +52,17 @@ class Monitor:
         bounds: tuple[float, float] | Mapping[str, tuple[float, float]] | None = None,
         eval_samples: int | None = None,
         roles: Mapping[str, str] | None = None,
+        group_size: int | None = None,
         every: int = 0,
         alert: Alert = lambda finding: None,
     ) -> None:
-        self._facts = {"bounds": bounds, "eval_samples": eval_samples, "roles": roles, "planned_steps": steps}
+        self._facts = {
+            "bounds": bounds,
+            "eval_samples": eval_samples,
+            "roles": roles,
+            "planned_steps": steps,
+            "group_size": group_size,
+        }
         self._every = every or max(LEAST_EVERY, steps // CHECKS)
         self._alert = alert
         self._values: dict[str, list[float]] = {}
@@ -123,7 +133,9 @@ class Monitor:
         for rule in {**self._agreed, **found}:
             before, seen = self._agreed.get(rule, 0), rule in found
             self._agreed[rule] = max(before, 0) + 1 if seen else min(before, 0) - 1
-        self._counting |= {rule for rule, checks in self._agreed.items() if checks >= AGREEING}
+        self._counting |= {
+            rule for rule, checks in self._agreed.items() if checks >= (1 if rule in CERTAIN else AGREEING)
+        }
         self._counting -= {rule for rule, checks in self._agreed.items() if checks <= -AGREEING}
         self._latest = {**found, **{rule: old for rule, old in self._latest.items() if rule not in found}}
         self._tell()

@@ -162,6 +162,7 @@ class Following:
         log = reading.read(self.path)
         self.bounds = log.bounds
         facts = {"bounds": log.bounds, "eval_samples": log.eval_samples, "roles": log.roles}
+        facts["group_size"] = log.group_size
         planned = None if self.finished else self.steps
         self._found = diagnosis.diagnose(log.series, steps=log.steps, planned_steps=planned, **facts)
 

@@ -169,6 +169,7 @@ def of_log(what: Log, name: str, planned_steps: int | None = None) -> Told:
         steps=what.steps,
         bounds=what.bounds,
         eval_samples=what.eval_samples,
+        group_size=what.group_size,
         roles=what.roles,
         planned_steps=planned_steps,
     )

@@ -73,9 +73,12 @@ def number(value: Any) -> float | None:
 def numbers(values: Values) -> tuple[np.ndarray, bool]:
     """A column as float64, and whether it holds a number or a word for none at all."""
     try:
-        return np.array(values, dtype=np.float64), True
+        column = np.array(values, dtype=np.float64)
+        if column.ndim == 1:  # otherwise every value is a list
+            return column, True
     except (TypeError, ValueError, OverflowError):
-        read = [number(value) for value in values]
+        pass
+    read = [number(value) for value in values]
     known = any(entry is not None for entry in read)
     return np.array([math.nan if entry is None else entry for entry in read]), known
 
@@ -170,9 +173,7 @@ class Columns:
         for names, members in groups.items():
             self._add_group(names, [rows[index] for index in members], steps[members], places[members])
 
-    def _add_group(
-        self, names: tuple[str, ...], rows: Sequence[Pairs], steps: np.ndarray, places: np.ndarray
-    ) -> None:
+    def _add_group(self, names: tuple[str, ...], rows: Sequence[Pairs], steps: np.ndarray, places: np.ndarray) -> None:
         mode = next((key for key in MODE_KEYS if key in names), None)
         if mode is None:
             self._add_columns(names, rows, steps, places, "")

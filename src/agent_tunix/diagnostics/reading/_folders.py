@@ -29,6 +29,7 @@ class Declared(NamedTuple):
 
     bounds: dict[str, Bounds]
     eval_samples: int | None
+    group_size: int | None
     roles: dict[str, str]
 
 
@@ -58,6 +59,7 @@ def _declared(path: Path, names: Iterable[str]) -> Declared:
     return Declared(
         bounds={name: bounds for name, bounds in _bounds(path / REWARD).items() if name in present},
         eval_samples=min(sizes) if sizes else None,
+        group_size=_number(config, "training", "group_size"),
         roles={name: role for name, role in roles.items() if name in present},
     )
 

@@ -14,6 +14,11 @@ LINE = 100
 MOST_LISTED = 40
 
 
+FEWEST = 10
+"""Rows below which the rules about a course have nothing to say."""
+TOO_SHORT = f"Too short to judge: the rules need at least {FEWEST} rows."
+
+
 class Read(Protocol):
     """What a summary needs of a log."""
 
@@ -59,7 +64,7 @@ def report_text(log: Read, findings: Sequence[Finding]) -> str:
     lines = [
         f"{log.source}: {rows(log)} rows, steps {first} to {last}, {known} known of {len(log.series)} metrics",
         "",
-        verdict(findings),
+        verdict(findings) if findings or rows(log) >= FEWEST else TOO_SHORT,
     ]
     for finding in sorted(findings, key=severity, reverse=True):
         lines += ["", finding.line()]

@@ -45,6 +45,7 @@ def format_only(
     falls = moved < -0.12 and task_at - moved > 0.3  # something was there and is lost: a trade-off
     best = smoothed(task.track.values, task.track.width(0.15)).max() - task.track.head(0.15)
     learning |= bool(best > task_gain * _span(task.track) + 4 * task.track.noise.error(task.track.width(0.15)))
+    known = gold is not None and np.isfinite(gold.error)
     if _no_gradient(signals, task_at):
         return None
     if gained < format_gain or up.z < 5 or level < format_level or task_at > task_level or learning or better or falls:
@@ -54,7 +55,7 @@ def format_only(
         "error" if signals.done == 1 and gold is not None else "warn",
         (signals.first, signals.last),
         f"`{form.name}` rose by {gained:.2f} to {level:.2f}, `{task.name}` by {moved:+.3f} to {task_at:.3f} "
-        f"(z {side.z:.1f})" + (f", held-out accuracy {gold.delta:+.3f} ± {gold.error:.3f}" if gold else ""),
+        f"(z {side.z:.1f})" + (f", held-out accuracy {gold.delta:+.3f} ± {gold.error:.3f}" if known else ""),
         {"format": form.name, "task": task.name, "format_gain": gained, "task_gain": moved, "task_level": task_at},
         "Pay for format only together with a right answer (a gate), lower its weight, or start from easier prompts so "
         "that right answers appear at all.",
@@ -87,7 +88,8 @@ def tradeoff(
     """One component falls while another rises.
 
     The deepest fall of the smoothed component counts, and what the other gained over the same steps, so that a
-    saturated component that jitters, or a dip that all share, is none.
+    saturated component that jitters, or a dip that all share, is none. A fall that stays may be sudden: there the gain
+    counts from 15 % of the run before it to 15 % after.
 
     Args:
       signals: The run.
@@ -122,12 +124,20 @@ def _pair(
         return None
     middle = down.track.steps[(width - 1) // 2 :]
     first, last = (float(middle[index]) for index in _core(level, fall))
-    near = up.track.width(0.1, 5)
-    gain = up.track.mean_near(last, near) - up.track.mean_near(first, near)
-    if gain < least_gain * _zero_span(up.track) or gain < 4 * np.sqrt(2) * up.track.noise.error(near):
-        return None
     recovered = float(level[-1] - level[fall.stop]) / fall.depth
+    gain = _gain_around(up.track, first, last, 0.15 if recovered < 0.3 else 0.0, least_gain)
+    if gain is None:
+        return None
     return up, gain / _zero_span(up.track), depth, first, last, recovered
+
+
+def _gain_around(up: Track, first: float, last: float, share: float, least_gain: float) -> float | None:
+    """What a component gained over the steps of a fall, or around them if that is more; None if little."""
+    near = up.width(0.1, 5)
+    margin = share * float(up.steps[-1] - up.steps[0])
+    gains = [up.mean_near(last + more, near) - up.mean_near(first - more, near) for more in {0.0, margin}]
+    sure = max(least_gain * _zero_span(up), 4 * float(np.sqrt(2)) * up.noise.error(near))
+    return max(gains) if max(gains) >= sure else None
 
 
 def _core(level: np.ndarray, fall: Fall, edge: float = 0.12) -> tuple[int, int]:
@@ -164,13 +174,13 @@ def _traded(signals: Signals, down: Component, pair: tuple[Component, float, flo
 
 
 def dead_component(
-    signals: Signals, *, share: float = 0.45, spread: float = 0.004, solved: float = 0.9, wait: float = 0.3
+    signals: Signals, *, share: float = 0.45, spread: float = 0.004, solved: float = 0.9, wait: float = 0.15
 ) -> Iterator[Finding]:
     """A component has the same value for every completion: it pays, or costs, nobody anything.
 
-    One at its upper bound has done its work, and a penalty that is never due is fine. The means of real components move
-    by at least a hundredth of their bounds from batch to batch. One that
-    pays for fewer than one completion in 700 is as good as dead.
+    One at its upper bound, or at rest on a level that it rose to, has done its work, and a penalty that is never due is
+    fine. The means of real components move by at least a hundredth of their bounds from batch to batch. One that pays
+    for fewer than one completion in 700 is as good as dead.
 
     Args:
       signals: The run.
@@ -190,6 +200,8 @@ def dead_component(
 def _dead_since(part: Component, share: float, spread: float, solved: float) -> float | None:
     """Step since which a component has not moved."""
     track = part.track
+    if _rose(track):
+        return None
     late = track.values[-track.width(share, 8) :]
     value, scale = float(np.median(late)), _zero_span(track)
     # In a constant unbounded series the value is its own scale.
@@ -204,6 +216,12 @@ def _dead_since(part: Component, share: float, spread: float, solved: float) -> 
         return None
     moving = np.flatnonzero(np.abs(track.values - value) > 6 * spread * scale)
     return float(track.steps[min(int(moving[-1]) + 1, len(track) - 1)]) if moving.size else float(track.steps[0])
+
+
+def _rose(track: Track, gain: float = 0.05) -> bool:
+    """Whether a component has learned something: one that rests on a level it reached is saturated, not dead."""
+    late = float(np.median(track.values[-track.width(0.2) :]))
+    return late - track.head(0.05) > gain * _zero_span(track)
 
 
 def _almost_never(track: Track, late: np.ndarray, rare: float = 0.0015) -> bool:

@@ -207,18 +207,25 @@ def _better(signals: Signals, start: float) -> tuple[Change, str]:
 
 
 def answer_spam(
-    signals: Signals, *, least_rise: float = 0.12, least_share: float = 0.17, least_z: float = 5.0
+    signals: Signals,
+    *,
+    least_rise: float = 0.12,
+    least_share: float = 0.17,
+    least_z: float = 5.0,
+    certain: float = 0.5,
 ) -> Finding | None:
     """More and more completions state several different final answers.
 
     A grader that takes any of them is being played. A strict one keeps the share near zero; tasks that ask for several
-    answers have a constant one, which is no rise.
+    answers have a constant one, which is no rise. It must pay: the reward gains, or held-out accuracy falls. What a
+    broken policy babbles earns nothing.
 
     Args:
       signals: The run.
-      least_rise: Rise of the share from the first tenth to the last fifth, or to its highest tenth if it stays near.
+      least_rise: Rise of the share from the first tenth to the last eighth.
       least_share: The share at the end.
       least_z: Standard errors of the rise.
+      certain: Share from which on it need not pay yet, if the reward is not lost.
     """
     spam = signals.one("answer_spam")
     if spam is None:
@@ -227,6 +234,8 @@ def answer_spam(
     if change.delta < least_rise or spam.tail(0.12) < least_share or change.z < least_z:
         return None
     onset = departure(spam.values, spam.head(), spam.tail(0.12), 0.3)
+    if not _pays(signals, float(spam.steps[onset]), spam.tail(0.12) > certain):
+        return None
     gold = signals.gold.change() if signals.gold else None
     note = f"; held-out accuracy {gold.delta:+.3f} ± {gold.error:.3f}" if gold and np.isfinite(gold.error) else ""
     return finding(
@@ -240,3 +249,18 @@ def answer_spam(
         f"{REWARD_PAGE}#reward-hacking",
         ("github.com/Liuziyu77/Visual-RFT issue 79",),
     )
+
+
+def _pays(signals: Signals, onset: float, certain: bool, gain: float = 0.03) -> bool:
+    """Whether the reward gained, or held-out accuracy fell, since shortly before an onset."""
+    reward = signals.reward
+    if reward is None:
+        return True
+    before = reward.between(signals.first, onset)
+    first = before.tail(0.3) if len(before) >= 3 else reward.head(0.05)
+    change, rise = reward.change(0.1, 0.12), reward.tail(0.12) - first
+    if (rise > gain * reward.span or change.delta > gain * reward.span) and change.z > 2:
+        return True
+    lost = rise < -gain * reward.span
+    gold = signals.gold.change(onset - 0.2 * signals.length) if signals.gold else Change(0.0, float("inf"))
+    return not lost and (certain or (gold.delta < -gain and gold.z < -3))

@@ -45,7 +45,7 @@ def stagnation(
         learning = late.z > late_z and late.delta > late_gain * reward.span
         flat = gain < least_gain and _peak_gain(reward) < least_gain + 0.06 + 3 * change.error / reward.span
     else:
-        gain = change.delta / max(reward.noise.sigma, 1e-9 * reward.span)
+        gain = change.delta / max(reward.noise.sigma, 1e-9 * reward.span, 0.1 * reward.unit)
         learning = late.z > late_z and late.delta > reward.noise.sigma
         flat = gain < least_sigmas and late.delta < 2 * reward.noise.sigma
     if not flat or learning:
@@ -94,7 +94,9 @@ def collapse(
     """The reward was there and is lost.
 
     The last tenth of the run is compared with the best tenth before it. Dips that recover, and the wobble of a plateau,
-    end above.
+    end above. A learning rate that is far too high loses everything within ten steps, before there is a tenth of
+    anything: there the best three rows count, if all that follows stays below a quarter of them, and held-out accuracy
+    that fell from its first value while the reward did not rise.
 
     Args:
       signals: The run.
@@ -105,6 +107,15 @@ def collapse(
     reward = signals.reward
     if reward is None or len(reward) < 15:
         return None
+    return _fallen_from_best(signals, reward, least_fall, share_of_level, least_z) or _lost_at_once(
+        signals, reward, least_fall, least_z
+    )
+
+
+def _fallen_from_best(
+    signals: Signals, reward: Track, least_fall: float, share_of_level: float, least_z: float
+) -> Finding | None:
+    """The end compared with the best stretch before it."""
     steps, level = reward.level(0.08)
     peak, now = int(level.argmax()), float(level[-1])
     fall = float(level[peak]) - now
@@ -117,13 +128,65 @@ def collapse(
     if not (deep and share > share_of_level and lasting and fall > least_z * error):
         return None
     start = peak + departure(level[peak:], float(level[peak]), float(level[peak:].min()), 0.15)
+    z = fall / max(error, 1e-12)
+    if peak <= 0.05 * level.size:  # the first stretch was the best: the fall began somewhere in it
+        few = int(smoothed(reward.values[: peak + reward.width(0.08)], 3).argmax())
+        return _lost(signals, reward, float(reward.steps[few]), (float(level[peak]), signals.first), now, share, z)
+    return _lost(signals, reward, float(steps[start]), (float(level[peak]), float(steps[peak])), now, share, z)
+
+
+def _lost_at_once(
+    signals: Signals, reward: Track, least_fall: float, least_z: float, rows: int = 3, left: float = 0.25
+) -> Finding | None:
+    """The best few rows compared with all that follows, where that is long; or held-out accuracy with its start."""
+    level = smoothed(reward.values, rows)
+    lasting = max(15, round(0.08 * len(reward)))
+    early = max(rows, len(reward) // 4)
+    peak = int(level[:early].argmax())
+    best, after = float(level[peak]), level[-lasting:]
+    base = reward.low if reward.bounds else min(float(level.min()), 0.0)
+    now, most = float(after.mean()), float(np.quantile(after, 0.9))
+    gone = level.size - peak > lasting and most - base < left * (best - base)
+    far = best - now > max(least_fall * reward.span, least_z * reward.sigma / np.sqrt(rows))
+    if not (gone and far) and not _gold_is_lost(signals, reward):
+        return None
+    below = np.flatnonzero(reward.values[peak:] < (best + now) / 2)
+    start = peak + int(below[0]) if below.size else peak
+    z = (best - now) / max(reward.sigma / float(np.sqrt(rows)), 1e-12)
+    share = (best - now) / max(best - base, 1e-12)
+    return _lost(signals, reward, float(reward.steps[start]), (best, float(reward.steps[peak])), now, share, z)
+
+
+def _gold_is_lost(signals: Signals, reward: Track, share: float = 0.6, least: float = 0.2, z: float = 6.0) -> bool:
+    """Whether the last two evaluations are far below the first one and the reward is not above its first rows."""
+    gold = signals.gold
+    if gold is None or len(gold.track) < 3:
+        return False
+    first, last = float(gold.track.values[0]), float(gold.track.values[-2:].max())
+    rows = reward.width(0.05)
+    rising = reward.values[-rows:].mean() > reward.values[:rows].mean() - 0.1 * reward.span
+    sure = first - last > max(least, share * first, z * gold.error)
+    return sure and not rising
+
+
+def _lost(
+    signals: Signals, reward: Track, start: float, peak: tuple[float, float], now: float, share: float, z: float
+) -> Finding:
+    """The finding of a lost reward; `peak` is its best level and the step of that."""
+    best, step = peak
+    held_out = ""
+    if signals.gold is not None and len(signals.gold.track) > 1:
+        held_out = f", held-out accuracy from {signals.gold.track.values.max():.2f} to {signals.gold.track.values[-1]:.2f}"
+    evidence = {"peak": best, "peak_step": step, "now": now, "share": share, "z": z}
+    if step < signals.first + 0.05 * signals.planned:
+        evidence["from_start"] = 1.0
     return finding(
         "collapse",
         "error",
-        (steps[start], signals.last),
-        f"reward fell from {level[peak]:.3g} at step {steps[peak]:.0f} to {now:.3g}, {share:.0%} of what it had, "
-        f"z {fall / max(error, 1e-12):.1f}{bounds_note(reward.presumed)}",
-        {"peak": level[peak], "peak_step": steps[peak], "now": now, "share": share, "z": fall / max(error, 1e-12)},
+        (start, signals.last),
+        f"reward fell from {best:.3g} at step {step:.0f} to {now:.3g}, {share:.0%} of what it had, z "
+        f"{z:.1f}{bounds_note(reward.presumed)}{held_out}",
+        evidence,
         "Go back to a checkpoint before the fall, lower the learning rate or raise the KL weight, and look at what "
         "changed first: entropy, KL, gradient norm, data.",
     )
@@ -265,7 +328,7 @@ def saturated_high(signals: Signals, *, level: float = 0.95, gold_level: float =
     )
 
 
-def saturated_low(signals: Signals, *, level: float = 0.04, rise: float = 0.03, wait: float = 0.3) -> Finding | None:
+def saturated_low(signals: Signals, *, level: float = 0.04, rise: float = 0.03, wait: float = 0.12) -> Finding | None:
     """The reward is near its lower bound all the time: no completion ever shows what pays.
 
     Args:
@@ -307,7 +370,7 @@ def _tenths(signals: Signals) -> np.ndarray | None:
 
 
 def too_noisy(
-    signals: Signals, *, least_sigma: float = 0.115, sigmas: float = 0.9, least_z: float = 3.0, wait: float = 0.5
+    signals: Signals, *, least_sigma: float = 0.115, sigmas: float = 0.9, least_z: float = 3.0, wait: float = 0.3
 ) -> Finding | None:
     """One step differs from the next by more than the whole run gains.
 
@@ -353,4 +416,6 @@ def _unbounded_noise(signals: Signals, sigma: float) -> float:
         return task.track.sigma / task.track.span
     reward = signals.reward
     assert reward is not None
+    if reward.unit:
+        return sigma / reward.span
     return 0.3 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
