@@ -101,11 +101,20 @@ def test_only_what_trains_has_a_gradient(policy, architecture, params, rollouts)
     adapted = models.lora(architecture, params, rank=1, alpha=1.0, seed=0)
     size = ravel_pytree(adapted.trainable)[0].size
     values = np.asarray(parts(rollouts.completion_ids[..., 0]))
-    assert cg.block_gradients(policy, adapted, rollouts, values, blocks=3).shape == (
-        2,
-        2,
-        size,
-    )  # 2 divides 16, 3 does not
+    found = cg.block_gradients(policy, adapted, rollouts, values, blocks=3)
+    assert found.shape == (2, 2, size)  # 2 divides 16, 3 does not
+
+
+@pytest.mark.slow
+def test_components_together_have_the_gradients_they_have_alone(policy, full, tokenizer, rows):
+    """In one large batch: XLA's CPU backend once mixed up what was computed side by side."""
+    longer = sampling.sampler(policy, tokenizer, max_prompt_tokens=16, max_completion_tokens=16)
+    batch = longer(full, (rows * 256)[:256], 16, jax.random.key(0))
+    values = np.random.default_rng(0).random((2, 256, 16)).astype(np.float32)
+    together = cg.block_gradients(policy, full, batch, values, blocks=8)
+    for index in range(2):
+        [alone] = cg.block_gradients(policy, full, batch, values[index : index + 1], blocks=8)
+        np.testing.assert_allclose(together[index], alone, atol=1e-6 * np.abs(alone).max())
 
 
 def test_a_completion_without_a_value_counts_nothing(policy, full, rollouts):

@@ -135,10 +135,11 @@ def test_columns_that_no_card_knows_are_left_alone(told):
 def test_the_facts_of_the_run_reach_the_rules(told):
     seen = []
     told(lambda step, series, facts: seen.append(facts) or [])
-    monitor = Monitor(60, bounds=(0, 1), eval_samples=512, roles={"a": "task"}, every=5)
+    facts = {"bounds": (0, 1), "eval_samples": 512, "roles": {"a": "task"}, "group_size": 4}
+    monitor = Monitor(60, every=5, **facts)
     for row in rows(5):
         monitor.see(row)
-    assert seen == [{"bounds": (0, 1), "eval_samples": 512, "roles": {"a": "task"}, "planned_steps": 60}]
+    assert seen == [facts | {"planned_steps": 60}]
 
 
 def test_checks_are_a_fortieth_of_the_run_apart(told):

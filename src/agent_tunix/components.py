@@ -393,7 +393,7 @@ def weight_limit(
     total = products.sum(0)
     falls = bool(total[2] < -1e-12 * math.sqrt(total[0] * total[1]))  # anything nearer to zero is rounding
     limit = float(-total[1] / total[2]) if falls else math.inf
-    if len(products) < LEAST_GROUPS:
+    if (products[:, 1:3] != 0).any(-1).sum() < LEAST_GROUPS:
         return Limit(limit, 0.0, math.inf)
     gain, loss = (products[:, column] / freedom.mean() for column in (1, 2))
     return Limit(limit, *_fieller(gain, loss, falls, student_quantile(0.5 + confidence / 2, len(products) - 1)))

@@ -182,8 +182,8 @@ class Signals:
 
     @property
     def enough(self) -> int:
-        """Values to judge by: 10, while a run goes on 30, or three tenths of a short one."""
-        return int(np.clip(0.3 * self.planned, 15, 30)) if self.online else 10
+        """Values to judge by: 10, while a run goes on 30, or a fifth of a short one."""
+        return int(np.clip(0.2 * self.planned, 15, 30)) if self.online else 10
 
     @property
     def planned(self) -> float:

@@ -3,6 +3,8 @@
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+
 from agent_tunix.diagnostics import names
 from agent_tunix.diagnostics._card import (
     ALGORITHMS,
@@ -46,7 +48,8 @@ DIRECTIONS = {
     "band": "neither too high nor too low",
     "none": "no direction",
 }
-RULES_PAGE = "guides/health_rules.md"
+FILLED = 1 / 3
+"""Share of a card's axis that a curve has to fill; on less it would look flat, so it gets an axis of its own."""
 
 
 def find(name: str) -> Card:
@@ -83,6 +86,13 @@ def _domain(card: Card) -> tuple[float, float] | None:
     """The axis that a card asks for; it keeps a level curve level."""
     low_high = card.visualizations.get("yDomain")
     return (float(low_high[0]), float(low_high[1])) if low_high else None
+
+
+def _axis(card: Card, curves: Iterable[np.ndarray]) -> tuple[float, float] | None:
+    """The card's axis if the curves of a picture fill enough of it; None leaves them the range of their own values."""
+    domain = _domain(card)
+    known = np.concatenate([values[np.isfinite(values)] for values in curves])
+    return domain if domain and len(known) and np.ptp(known) >= FILLED * (domain[1] - domain[0]) else None
 
 
 def render(card: Card, width: int = 80) -> str:
@@ -162,7 +172,7 @@ def _picture(card: Card, example: Curve, width: int) -> list[str]:
         shown,
         min(width, 72),
         9,
-        bounds=_domain(card),
+        bounds=_axis(card, shown.values()),
         steps=(float(example.steps[0]), float(example.steps[-1])),
     )
     beside = [

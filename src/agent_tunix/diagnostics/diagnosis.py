@@ -94,12 +94,13 @@ ALWAYS: Mapping[str, tuple[str, ...]] = {
     "dead_component": ("tradeoff", "stagnation", "proxy_gold_divergence", "variance_collapse"),
     "proxy_gold_divergence": ("kl_blowup", "stagnation", "variance_collapse"),
     "variance_collapse": ("stagnation",),
-    "explosive_growth": ("stagnation", "kl_blowup", "proxy_gold_divergence"),
+    "explosive_growth": ("stagnation", "proxy_gold_divergence"),
 }
 """Which symptoms a cause explains whenever both were found; `*` is everything."""
 
 EARLIER: Mapping[str, tuple[str, ...]] = {
     "answer_spam": ("entropy_explosion", "dead_component", "collapse"),
+    "explosive_growth": ("kl_blowup",),
     "truncation": ("collapse", "entropy_explosion", "entropy_collapse", "tradeoff", "dead_component"),
     "length_drift": (
         "collapse",
@@ -120,7 +121,15 @@ EARLIER: Mapping[str, tuple[str, ...]] = {
         "proxy_gold_divergence",
     ),
     "entropy_explosion": ("collapse", "kl_blowup", "grad_spike", "length_drift", "truncation", "tradeoff"),
-    "entropy_collapse": ("collapse", "kl_blowup", "grad_spike", "length_drift", "truncation", "proxy_gold_divergence"),
+    "entropy_collapse": (
+        "collapse",
+        "kl_blowup",
+        "grad_spike",
+        "length_drift",
+        "truncation",
+        "proxy_gold_divergence",
+        "tradeoff",
+    ),
     "grad_spike": (
         "collapse",
         "kl_blowup",
@@ -147,8 +156,9 @@ EARLIER: Mapping[str, tuple[str, ...]] = {
 SUDDEN = 0.16
 """Share of the run within which a component that is dead afterwards fell by itself, not for the sake of another."""
 
-CUT_SHORT = 2.0
-"""Growth of the length up to which completions that are cut off are the illness, and their length a part of it."""
+CUT_SHORT = 2.1
+"""Growth of the length up to which completions that are cut off are the illness, and their length a part of it; twice
+as much where the reward falls, as nobody grows longer for that."""
 
 TOGETHER: Mapping[str, float] = {"truncation": 0.1, "kl_blowup": 0.1, "tradeoff": 0.08}
 """Share of the run within which the onset of a cause and of its symptoms cannot be told apart, 0.04 for all others."""
@@ -302,8 +312,12 @@ CONDITIONS: Mapping[tuple[str, str], Condition] = {
     # A format that asks for short answers shortens them; one that is learned does not double them.
     ("format_only", "length_drift"): lambda cause, symptom, length: _longer(symptom) < 1,
     ("length_drift", "format_only"): lambda cause, symptom, length: _longer(cause) > 1,
-    ("truncation", "length_drift"): lambda cause, symptom, length: 1 < _longer(symptom) < CUT_SHORT,
-    ("length_drift", "truncation"): lambda cause, symptom, length: _longer(cause) >= CUT_SHORT,
+    ("truncation", "length_drift"): lambda cause, symptom, length: (
+        1 < _longer(symptom) < (2 * CUT_SHORT if symptom.evidence.get("reward_falls") else CUT_SHORT)
+    ),
+    ("length_drift", "truncation"): lambda cause, symptom, length: (
+        _longer(cause) >= (2 * CUT_SHORT if cause.evidence.get("reward_falls") else CUT_SHORT)
+    ),
     # What falls from the first steps on has no calm before it in which a cause could have begun.
     ("grad_spike", "collapse"): lambda cause, symptom, length: not symptom.evidence.get("from_start"),
     ("kl_blowup", "collapse"): lambda cause, symptom, length: not symptom.evidence.get("from_start"),

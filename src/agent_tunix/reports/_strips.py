@@ -59,7 +59,8 @@ def thumbnails(card: Card | None) -> list[tuple[str, str, str]]:
         return []
     for example in card.curves():
         values = np.asarray(example.values, np.float64)
-        on = _svg.Frame(120, 54, 3, 117, 4, 50, _svg.span([example.steps]), _svg.span([values]))
+        ranges = [_svg.widened(*_svg.span([axis])) for axis in (example.steps, values)]
+        on = _svg.Frame(120, 54, 3, 117, 4, 50, *ranges)
         style = 2 if example.key == "healthy" else 1
         label = "Healthy" if example.key == "healthy" else example.label
         key = f"{card.id}-{example.key}"

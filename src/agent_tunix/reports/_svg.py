@@ -57,12 +57,13 @@ def frame(
     x: tuple[float, float], y: tuple[float, float], *, width: float = 480, height: float = 240, top: float = 26
 ) -> Frame:
     """A frame with room for the labels of both axes; an empty range is widened about its value."""
-    labels = max((len(label) for _, label in ticks(*_widened(*y), 5)), default=1)
+    labels = max((len(label) for _, label in ticks(*widened(*y), 5)), default=1)
     left = 8 + 8.2 * max(labels, 3)  # also enough for the larger letters of a telephone
-    return Frame(width, height, left, width - 12, top, height - 38, _widened(*x), _widened(*y))
+    return Frame(width, height, left, width - 12, top, height - 38, widened(*x), widened(*y))
 
 
-def _widened(low: float, high: float) -> tuple[float, float]:
+def widened(low: float, high: float) -> tuple[float, float]:
+    """A range that can be drawn: one that is empty is widened about its value."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return 0.0, 1.0
     if high - low > 1e-9 * max(abs(low), abs(high)):  # not zero, nor lost in rounding

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from agent_tunix.diagnostics._signals import PENALTY_WORDS, Component, Signals, Track, component_words
-from agent_tunix.diagnostics._statistics import Fall, block_means, deepest_fall, smoothed
+from agent_tunix.diagnostics._statistics import Fall, block_means, deepest_fall, smoothed, step_noise
 from agent_tunix.diagnostics.findings import Finding
 from agent_tunix.diagnostics.rules._wording import REWARD_PAGE, finding
 
@@ -89,7 +89,7 @@ def tradeoff(
 
     The deepest fall of the smoothed component counts, and what the other gained over the same steps, so that a
     saturated component that jitters, or a dip that all share, is none. A fall that stays may be sudden: there the gain
-    counts from 15 % of the run before it to 15 % after.
+    counts from 40 % of the run before it to 40 % after.
 
     Args:
       signals: The run.
@@ -125,7 +125,7 @@ def _pair(
     middle = down.track.steps[(width - 1) // 2 :]
     first, last = (float(middle[index]) for index in _core(level, fall))
     recovered = float(level[-1] - level[fall.stop]) / fall.depth
-    gain = _gain_around(up.track, first, last, 0.15 if recovered < 0.3 else 0.0, least_gain)
+    gain = _gain_around(up.track, first, last, 0.4 if recovered < 0.3 else 0.0, least_gain)
     if gain is None:
         return None
     return up, gain / _zero_span(up.track), depth, first, last, recovered
@@ -174,7 +174,7 @@ def _traded(signals: Signals, down: Component, pair: tuple[Component, float, flo
 
 
 def dead_component(
-    signals: Signals, *, share: float = 0.45, spread: float = 0.004, solved: float = 0.9, wait: float = 0.15
+    signals: Signals, *, share: float = 0.45, spread: float = 0.004, solved: float = 0.9, wait: float = 0.12
 ) -> Iterator[Finding]:
     """A component has the same value for every completion: it pays, or costs, nobody anything.
 
@@ -215,7 +215,12 @@ def _dead_since(part: Component, share: float, spread: float, solved: float) -> 
     if component_words(part.name) & PENALTY_WORDS and abs(value) <= spread * scale:
         return None
     moving = np.flatnonzero(np.abs(track.values - value) > 6 * spread * scale)
-    return float(track.steps[min(int(moving[-1]) + 1, len(track) - 1)]) if moving.size else float(track.steps[0])
+    since = min(int(moving[-1]) + 1, len(track) - 1) if moving.size else 0
+    # What comes to rest above its low end was pushed there, unless it had moved from step to step and froze.
+    froze = step_noise(track.values[:since]) > 5 * spread * scale
+    if since > 0.1 * len(track) and value - low > 0.03 * scale and not froze:
+        return None
+    return float(track.steps[since])
 
 
 def _rose(track: Track, gain: float = 0.05) -> bool:

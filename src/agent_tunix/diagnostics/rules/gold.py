@@ -59,7 +59,9 @@ def proxy_gold_divergence(
             apart = change.delta < share * relative and change.delta + 1.3 * change.error < limit * relative
             # Without bounds the size of the rise means little: held-out accuracy must not rise at all.
             apart &= bool(proxy.bounds) or (change.z < 2 and change.delta < 0.05)
-            if apart and away > surprise and (worst is None or away > worst[0]):
+            # A line through a handful of evaluations is unsure of its own error.
+            few = 1 + 1.5 / max(len(gold.track.since(start)), 1)
+            if apart and away > surprise * few and (worst is None or away > worst[0]):
                 worst = (away, proxy, start, rise, change)
     if worst is None:
         return _fallen(signals, gold, gold_fall)
@@ -178,18 +180,32 @@ def length_drift(
     # Few evaluations make a large gain unsure; a reward that pays for length alone gives none.
     if better.delta > least_gold and (better.z > 2.3 or (better.delta > 1.6 * least_gold and better.z > 1.6)):
         return None
+    evidence = {"ratio": ratio, "z": change.z, "gain": better.delta, "gain_error": better.error}
+    if _reward_falls(signals, float(length.steps[onset])):
+        evidence["reward_falls"] = 1.0
     return finding(
         "length_drift",
         "warn",
         (length.steps[onset], signals.last),
         f"completions went from {head:.4g} to {length.tail(0.12):.4g} tokens ({ratio:.2f} times, z {change.z:.1f}), "
         f"{how} {better.delta:+.3f} ± {better.error:.3f}",
-        {"ratio": ratio, "z": change.z, "gain": better.delta, "gain_error": better.error},
+        evidence,
         "Look for a part of the reward that pays for length, cap or penalise length among right answers only, "
         "and use a loss that does not divide by the length of each completion.",
         f"{REWARD_PAGE}#length",
         ("Liu et al. 2025, arXiv 2503.20783",),
     )
+
+
+def _reward_falls(signals: Signals, onset: float, fall: float = 0.05) -> bool:
+    """Whether the reward is surely lower at the end than shortly before a step."""
+    reward = signals.reward
+    if reward is None or len(before := reward.between(signals.first, onset)) < 5:
+        return False
+    width = before.width(0.3)
+    lost = float(before.values[-width:].mean()) - reward.tail(0.2)
+    error = np.hypot(reward.noise.error(width), reward.noise.error(reward.width(0.2)))
+    return lost > fall * reward.span and lost > 4 * error
 
 
 def _better(signals: Signals, start: float) -> tuple[Change, str]:

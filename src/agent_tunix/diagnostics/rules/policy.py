@@ -253,12 +253,15 @@ def variance_collapse(
       high: Share of the bounds above which it is solved.
       least_std: Without that share: deviation within groups over that at the start.
       hopeless: Share of the bounds below which the task is too hard instead.
-      wait: Share of a planned run that must be over where the level is low.
+      wait: Share of a planned run that must be over where the level is low and groups are known to be small; half of
+        the run where they are not.
     """
     level = signals.solved_share
     if level is None:
         level = 0.5 if not _still_rising(signals) else 1.0
     flat = signals.one("frac_reward_zero_std")
+    # Without small groups to blame, a late learner looks the same for long.
+    wait = wait if (signals.group_size or 8) < 8 else 0.5
     if hopeless < level <= low and flat is not None and signals.done >= wait:
         return _flat_at_low(signals, flat, level)
     if not low < level < high:

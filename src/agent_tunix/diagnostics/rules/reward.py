@@ -45,9 +45,12 @@ def stagnation(
         learning = late.z > late_z and late.delta > late_gain * reward.span
         flat = gain < least_gain and _peak_gain(reward) < least_gain + 0.06 + 3 * change.error / reward.span
     else:
-        gain = change.delta / max(reward.noise.sigma, 1e-9 * reward.span, 0.1 * reward.unit)
-        learning = late.z > late_z and late.delta > reward.noise.sigma
-        flat = gain < least_sigmas and late.delta < 2 * reward.noise.sigma
+        dust = 1e-9 * max(float(np.abs(reward.values).max()), 1e-3)
+        sigma = max(reward.noise.sigma, 1e-9 * reward.span, 0.1 * reward.unit, dust)
+        gain, grown = change.delta / sigma, change.delta / max(abs(reward.head()), dust)
+        learning = late.z > late_z and late.delta > sigma
+        little = gain < least_sigmas or (gain < 1.7 * least_sigmas and grown < 0.1 and late.z < 2)
+        flat = little and late.delta < 2 * sigma
     if not flat or learning:
         return None
     unit = "of the room above" if reward.bounds else "deviations of one step"
@@ -130,8 +133,8 @@ def _fallen_from_best(
     start = peak + departure(level[peak:], float(level[peak]), float(level[peak:].min()), 0.15)
     z = fall / max(error, 1e-12)
     if peak <= 0.05 * level.size:  # the first stretch was the best: the fall began somewhere in it
-        few = int(smoothed(reward.values[: peak + reward.width(0.08)], 3).argmax())
-        return _lost(signals, reward, float(reward.steps[few]), (float(level[peak]), signals.first), now, share, z)
+        few = float(reward.steps[int(smoothed(reward.values[: peak + reward.width(0.08)], 3).argmax())])
+        return _lost(signals, reward, few, (float(level[peak]), few), now, share, z)
     return _lost(signals, reward, float(steps[start]), (float(level[peak]), float(steps[peak])), now, share, z)
 
 
@@ -178,7 +181,7 @@ def _lost(
     if signals.gold is not None and len(signals.gold.track) > 1:
         held_out = f", held-out accuracy from {signals.gold.track.values.max():.2f} to {signals.gold.track.values[-1]:.2f}"
     evidence = {"peak": best, "peak_step": step, "now": now, "share": share, "z": z}
-    if step < signals.first + 0.05 * signals.planned:
+    if step < signals.first + 0.12 * signals.planned:
         evidence["from_start"] = 1.0
     return finding(
         "collapse",
@@ -274,7 +277,7 @@ def explosive_growth(
     faster = max(slopes[1:]) / max(slopes[0], 1e-9 * reward.span)
     grown = tail / head if head > 0 else np.inf
     gain = (tail - head) / max(reward.noise.sigma, 1e-9 * reward.span)
-    magnitude = head > 0 or tail > 3 * abs(head)
+    magnitude = (head > 0 or tail > 3 * abs(head)) and not _within_deviations(signals, tail - head)
     if not (faster > acceleration and grown > ratio and magnitude and gain > sigmas):
         return None
     gold = signals.gold.change() if signals.gold is not None and len(signals.gold.track) >= 5 else None
@@ -293,13 +296,21 @@ def explosive_growth(
     )
 
 
+def _within_deviations(signals: Signals, gain: float, deviations: float = 5.0) -> bool:
+    """Whether a gain is no more than rewards within a batch differ, as that of a share from nothing to one."""
+    spread = signals.one("reward_std")
+    return spread is not None and gain < deviations * float(spread.values.max())
+
+
 def _bounded_parts_rise(signals: Signals) -> bool:
     """Whether all components stay in known bounds, and one of them rises much."""
     parts = [part.track for part in signals.parts]
     return bool(parts) and all(p.bounds for p in parts) and any(p.change().delta > 0.2 * p.span for p in parts)
 
 
-def saturated_high(signals: Signals, *, level: float = 0.95, gold_level: float = 0.6) -> Finding | None:
+def saturated_high(
+    signals: Signals, *, level: float = 0.95, gold_level: float = 0.6, wait: float = 0.12
+) -> Finding | None:
     """The reward is near its upper bound from the first step: nothing is left to learn.
 
     For information, unless held-out accuracy says that the task is not solved.
@@ -308,9 +319,10 @@ def saturated_high(signals: Signals, *, level: float = 0.95, gold_level: float =
       signals: The run.
       level: Share of the bounds that the run is above on average, and its tenths nearly.
       gold_level: Held-out accuracy below which the reward is too easy.
+      wait: Share of a planned run that must be over.
     """
     shares = _tenths(signals)
-    if shares is None or shares.mean() < level or shares.min() < level - 0.03 or shares[:2].mean() < level - 0.01:
+    if shares is None or signals.done < wait or shares.mean() < level or shares.min() < level - 0.03 or shares[:2].mean() < level - 0.01:
         return None
     gold = signals.gold.tail if signals.gold else None
     easy = gold is not None and gold < gold_level
@@ -356,12 +368,12 @@ def saturated_low(signals: Signals, *, level: float = 0.04, rise: float = 0.03, 
 
 
 def _tenths(signals: Signals) -> np.ndarray | None:
-    """Reward of ten parts of the run as shares of its bounds; unbounded and flat, as held-out accuracy."""
+    """Reward of ten parts of the planned run as shares of its bounds; unbounded and flat, as held-out accuracy."""
     reward = signals.reward
     if reward is None:
         return None
     if reward.bounds:
-        return (block_means(reward.values, 10) - reward.low) / reward.span
+        return (block_means(reward.values, max(4, round(10 * signals.done))) - reward.low) / reward.span
     change, gold = reward.change(), signals.gold
     if gold is None or len(gold.track) < 4 or abs(change.delta) > 1.5 * max(reward.noise.sigma, 1e-12):
         return None
@@ -409,13 +421,13 @@ def _unbounded_noise(signals: Signals, sigma: float) -> float:
     """Noise as a share of the bounds where those of the total are unknown: that of a bounded component, or of the
     level.
 
-    The level of a reward that was never negative is at most its upper bound.
+    The level of a reward that was never negative is at most its upper bound; of one that was, nothing is known.
     """
     task = signals.role("task")
     if task is not None and task.track.bounds:
         return task.track.sigma / task.track.span
     reward = signals.reward
     assert reward is not None
-    if reward.unit:
-        return sigma / reward.span
+    if reward.unit or reward.values.min() < 0:
+        return sigma / reward.span if reward.unit else 0.0
     return 0.3 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
