@@ -73,7 +73,8 @@ def train(case: Case, run: Path, steps: int) -> float:
     """
     overrides = [*case.overrides, *([f"data.path={os.environ[GSM8K]}"] if case.name == "gsm8k" else [])]
     overrides += [f"training.steps={steps}"] if steps else []
-    command = [sys.executable, str(ROOT / "run_training.py"), *overrides, f"run_dir={run}"]
+    # Relative, so that published reports do not name folders of this machine.
+    command = [sys.executable, "run_training.py", *overrides, f"run_dir={os.path.relpath(run, ROOT)}"]
     environment = {**os.environ, "AGENT_TUNIX_CACHE": str(run.parent / f"{run.name}.cache")}
     start = time.perf_counter()
     with run.with_name(f"{run.name}.log").open("w") as log:
@@ -225,7 +226,8 @@ def panel(axes: Any, run: dict[str, Any]) -> None:
         other.plot(steps, values, style, color="#d55e00", marker="o", markersize=3, linewidth=1.4)
     other.set_ylim(-0.02, 1.02)
     if other is not axes:
-        axes.set_ylim(bottom=0)
+        top = 1.1 * max(run["reward"])
+        axes.set_ylim(-0.02 * top, 1.02 * top)  # so that both zeros are at one height
         other.tick_params(axis="y", labelsize=8, colors="#d55e00")
     title = run["name"].replace("_", " ")
     if run["first_alert"]:
@@ -236,6 +238,7 @@ def panel(axes: Any, run: dict[str, Any]) -> None:
         title += ": no alert"
     axes.set_title(title, fontsize=9, loc="left")
     axes.set_xlim(0, run["steps"])
+    axes.set_xlabel("step", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.2)
 
@@ -290,7 +293,7 @@ def main() -> None:
         REPORTS.mkdir(exist_ok=True)
         for found in measured:
             shutil.copyfile(folder / found["name"] / "report.html", REPORTS / f"{found['name']}.html")
-    command = "python benchmarks/health_checked_runs.py"
+    command = "python benchmarks/health_checked_runs.py --out runs/sick"
     SAVED.write_text(json.dumps({"command": command, "machine": machine(), "runs": measured}, indent=1) + "\n")
     publish(measured)
 

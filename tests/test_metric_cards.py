@@ -1,5 +1,6 @@
 """Metric cards: the format, the catalogue, and what it looks like."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -205,10 +206,13 @@ def test_the_catalogue_is_complete():
         assert len(card.curves()) >= 2
 
 
-def test_every_card_says_what_changes_under_an_algorithm():
-    assert {name for card in CATALOGUE.values() for name in card.variations} >= set(cards.ALGORITHMS)
-    for card in CATALOGUE.values():
-        assert set(card.variations) <= {*cards.ALGORITHMS, "trl-grpo", "trl-kto"}
+@pytest.mark.parametrize("card", CATALOGUE.values(), ids=lambda card: card.id)
+def test_every_card_says_what_changes_under_each_algorithm_and_where_that_comes_from(card):
+    assert set(cards.ALGORITHMS) <= set(card.variations) <= {*cards.ALGORITHMS, "trl-grpo", "trl-kto"}
+    for variation in card.variations.values():
+        assert len(variation["description"].split()) >= 3
+        assert variation["description"].endswith(".")
+    assert card.sources
 
 
 def test_the_reward_card_holds_the_three_curves():
@@ -303,6 +307,46 @@ def test_series_on_another_scale_stand_below_the_chart():
     card = CATALOGUE["eval_accuracy"]
     assert cards.render(card).count("beside it: reward ▁") == 2
     assert "beside it" not in cards.render(CATALOGUE["clip_ratio"])
+
+
+def axis_of(card, key: str) -> tuple[float, float]:
+    """Lowest and highest label of the chart of one example."""
+    looks = card.visualizations
+    one = {"healthy": looks["healthy"]} if key == "healthy" else {"unhealthy": {key: looks["unhealthy"][key]}}
+    text = cards.render(dataclasses.replace(card, visualizations={"yDomain": looks["yDomain"], **one}))
+    labels = [float(line.split("┤")[0]) for line in text.split("\n") if "┤" in line]
+    return labels[-1], labels[0]
+
+
+@pytest.mark.parametrize("key", ["healthy", "stagnation", "collapse", "too_noisy"])
+def test_a_curve_that_would_be_flat_on_the_axis_of_its_card_gets_its_own(key):
+    card = CATALOGUE["kl" if key == "healthy" else "rewards"]
+    values = next(curve.values for curve in card.curves() if curve.key == key)
+    assert np.ptp(values) < np.ptp(card.visualizations["yDomain"]) / 3
+    assert axis_of(card, key) == pytest.approx((values.min(), values.max()), rel=0.005)
+
+
+def test_a_curve_that_fills_a_third_of_the_axis_of_its_card_is_drawn_on_it():
+    assert axis_of(CATALOGUE["kl"], "blow_up") == (0, 1.6)
+    # 5 to 195 is a little more than a third of 0 to 550.
+    assert axis_of(CATALOGUE["rewards"], "healthy") == (0, 550)
+
+
+def test_curves_of_one_chart_share_its_axis():
+    alone = {"metric": "rewards/a/mean", "gen": {"fn": "power", "a": 0.2, "b": 0.3, "n": 9}, "analysis": "Low."}
+    pair = alone | {"companions": {"rewards/b/mean": {"fn": "const", "value": 0.9}}}
+    card = CATALOGUE["reward_component"]
+    axes = [
+        axis_of(dataclasses.replace(card, visualizations={"yDomain": [0, 1], "healthy": healthy}), "healthy")
+        for healthy in (alone, pair)
+    ]
+    assert axes == [(0.2, 0.3), (0, 1)]
+
+
+def test_a_curve_without_a_number_is_still_a_page(tmp_path):
+    lost = OLD_FORM.replace("yDomain: [0, 10]", "yDomain: [0, 1]").replace("value: 1 }", "value: .nan }")
+    card = cards.load(written(tmp_path, lost.replace("value: 9", "value: .nan")))
+    assert "It rises." in cards.render(card)
 
 
 def test_the_listing_has_a_line_per_card():

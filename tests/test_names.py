@@ -49,6 +49,11 @@ def test_the_same_quantity_under_the_names_of_many_libraries(name, card):
         ("reward/part/length/group_std", "length", "component_std"),
         ("reward/part/judge/failed_fraction", "judge", "failed_grader"),
         ("format", "format", "reward_component"),
+        ("task_reward", "task_reward", "reward_component"),
+        ("length_reward", "length_reward", "reward_component"),
+        ("reward/correctness", "correctness", "reward_component"),
+        # Accuracy as a reward is not the accuracy on held-out prompts.
+        ("reward/accuracy", "accuracy", "reward_component"),
     ],
 )
 def test_a_pattern_yields_the_component(name, component, card):
@@ -68,6 +73,12 @@ def test_a_pattern_yields_the_component(name, component, card):
         "train",
         "eval/",
         "eval_runtime",
+        "eval_samples_per_second",
+        "eval_num_tokens",
+        "num_tokens",
+        "reward_variance",
+        "clip_ratio/length",
+        "acc",
         "epoch",
         "",
         "/",
@@ -77,6 +88,41 @@ def test_a_pattern_yields_the_component(name, component, card):
 )
 def test_unknown_names_are_not_guessed(name):
     assert resolve(name) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "card"),
+    [
+        ("eval/acc eval_acc val/accuracy val_accuracy val/acc val_acc test/accuracy test_accuracy", "eval_accuracy"),
+        ("held_out_accuracy gold_reward gold_score true_reward pass@1 eval/pass@1 eval_pass@1", "eval_accuracy"),
+        ("proxy_reward", "rewards"),
+        ("kl_divergence kl_div kl/mean", "kl"),
+        ("policy_entropy", "entropy"),
+        ("mean_length mean_response_length avg_length completion/mean_length", "completion_length"),
+        ("truncated_fraction truncation_ratio", "clipped_ratio"),
+        ("grader_failures grader_error_rate grader/failed_fraction", "failed_grader"),
+        ("gradient_norm global_grad_norm", "grad_norm"),
+    ],
+)
+def test_names_that_people_make_up_are_known(names, card):
+    assert {name: resolve(name) for name in names.split()} == dict.fromkeys(names.split(), Resolved(card))
+
+
+@pytest.mark.parametrize(
+    ("name", "card", "statistic"),
+    [
+        ("actor/train/perplexity", "loss", "exponential"),
+        ("actor/eval/perplexity", "loss", "eval_exponential"),
+        ("completions/min_terminated_length", "terminated_length", "min"),
+        ("completions/max_terminated_length", "terminated_length", "max"),
+        ("objective/entropy", "entropy", "sequence"),
+        # The core metric of the same data set is the accuracy, so the reward beside it is not taken for it.
+        ("val-aux/openai/gsm8k/reward/mean@8", "eval_accuracy", "aux_reward"),
+        ("val-core/openai/gsm8k/reward/mean@8", "eval_accuracy", "reward"),
+    ],
+)
+def test_other_statistics_of_a_quantity_stand_beside_it(name, card, statistic):
+    assert resolve(name) == Resolved(card, statistic=statistic)
 
 
 def test_reward_std_is_not_taken_for_reward():
@@ -120,11 +166,16 @@ def test_complements_are_marked():
     assert resolve("natural_termination_rate") == Resolved("clipped_ratio", complement=True)
 
 
-def test_of_two_names_for_one_thing_the_better_one_is_known():
-    total, per_function = resolve("rewards/train/score/mean"), resolve("rewards/train/mean")
-    assert total == per_function == Resolved("rewards")
-    assert (total.fallback, per_function.fallback) == (False, True)
-    assert [resolve(name).fallback for name in ("critic/score/mean", "critic/rewards/mean")] == [False, True]
+@pytest.mark.parametrize(
+    ("better", "other"),
+    [("rewards/train/score/mean", "rewards/train/mean"), ("critic/score/mean", "critic/rewards/mean")],
+)
+def test_of_two_names_for_one_thing_the_better_one_is_known(better, other):
+    first, second = resolve(better), resolve(other)
+    assert first is not None
+    assert second is not None
+    assert first == second == Resolved("rewards")
+    assert (first.fallback, second.fallback) == (False, True)
 
 
 def test_statistics_over_reward_functions_are_no_components():

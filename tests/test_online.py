@@ -155,3 +155,15 @@ def test_several_watchers_are_told_in_turn():
     first, second = [], []
     watchers([first.append, second.append])(finding())
     assert first == second == [finding()]
+
+
+def test_rules_that_fail_are_reported_once_and_end_nothing(told, caplog):
+    def fail(step, series, facts):
+        raise ZeroDivisionError("of a rule")
+
+    told(fail)
+    monitor = Monitor(400)
+    assert [monitor.see(row) for row in rows(30)] == [{}] * 30
+    assert [record.getMessage() for record in caplog.records] == [
+        "the health rules failed at step 10 (ZeroDivisionError: of a rule)"
+    ]

@@ -117,6 +117,7 @@ def test_parts_without_a_known_range_have_no_bounds():
     both = rewards.weighted_sum((1.0, length), (1.0, layout))
     assert watching.facts(both) == {"name": "weighted_sum", "bounds": None, "parts": {"length": None, "format": (0, 1)}}
     assert watching.known_bounds(both) == {"reward/part/format": (0, 1)}
+    assert watching.known_bounds(rewards.scale(layout, 0)) == {"reward/part/format": (0, 1)}  # an empty range is none
 
 
 def test_ranges_of_parts_follow_their_paths_through_combinations():

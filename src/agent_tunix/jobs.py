@@ -133,6 +133,10 @@ def sample_run(
 def load(path: Path | str, checkpoint: int | Literal["best"] | None = None) -> tuple[Workshop, Parameters]:
     """The workshop and the trained parameters of a run.
 
+    Args:
+      path: Run folder.
+      checkpoint: Step of the checkpoint, 0 for where GRPO started, or `best`; None is the newest.
+
     Raises:
       RunError: If the run has no such checkpoint.
     """
@@ -145,6 +149,8 @@ def load(path: Path | str, checkpoint: int | Literal["best"] | None = None) -> t
     start = workshop.parameters(
         shop, checkpoints.load_tree(path / START, models.initial_params(shop.architecture, config.seed))
     )
+    if checkpoint == 0:
+        return shop, start
     optimizer = workshop.optimizer(config)[0]
     like = training.TrainState(start.trainable, optimizer.init(start.trainable), recipes.recipe(config).shaping.init())
     manager = checkpoints.Checkpoints(path / runs.CHECKPOINTS, keep=config.checkpoint.keep)

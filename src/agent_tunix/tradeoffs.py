@@ -227,6 +227,8 @@ def _adam_scale(
     path: Path, shop: Workshop, parameters: Parameters, checkpoint: int | Literal["best"] | None
 ) -> tuple[int, Float[np.ndarray, " parameters"] | None]:
     """Step of the checkpoint, and the root of the factors by which Adam stretches a gradient."""
+    if checkpoint == 0:
+        return 0, None
     optimizer = workshop.optimizer(shop.config)[0]
     shaping = recipes.recipe(shop.config).shaping
     like = training.TrainState(parameters.trainable, optimizer.init(parameters.trainable), shaping.init())

@@ -63,7 +63,7 @@ def known_bounds(reward: Reward) -> dict[str, tuple[float, float]]:
 
 def _finite(bounds: Bounds) -> tuple[float, float] | None:
     low, high = bounds
-    return (low, high) if float("-inf") < low <= high < float("inf") else None
+    return (low, high) if float("-inf") < low < high < float("inf") else None
 
 
 def _outside(config: Config, path: Path) -> list[Callable[[Finding], None]]:

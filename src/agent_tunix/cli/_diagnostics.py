@@ -1,6 +1,7 @@
 """Commands that say how a run, or anybody's log, is doing."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from agent_tunix.cli._command import (
@@ -77,7 +78,7 @@ def _roles(words: list[str]) -> dict[str, str]:
 
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("paths", nargs="+", metavar="RUN", type=Path, help="run folders, or logs of other frameworks")
-    parser.add_argument("--to", metavar="FILE", type=Path, help="the page; report.html of the first run by default")
+    parser.add_argument("--to", metavar="FILE", type=Path, help="the page; without it report.html in the run, or here for several")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="also write figures into this folder")
     parser.add_argument("--format", default="png", help=f"of the figures: {', '.join(FORMATS)}")
 
@@ -159,7 +160,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         from agent_tunix.reports import klasym_figures
 
         for path in klasym_figures.write_figures(result, arguments.figures):
-            print(f"figure: {path}")
+            print(f"figure: {path}", file=sys.stderr if arguments.json else None)
 
 
 COMMANDS = {

@@ -5,6 +5,7 @@ threshold does not flicker. Everything is a function of the rows alone: a run th
 goes on as if it had never stopped.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 from agent_tunix.diagnostics.diagnosis import diagnose
 from agent_tunix.diagnostics.findings import Finding, severity
 from agent_tunix.diagnostics.names import resolve
+
+logger = logging.getLogger(__name__)
 
 LEAST_EVERY, CHECKS = 5, 40
 """Steps between checks at least, and checks per run."""
@@ -68,7 +71,7 @@ class Monitor:
         self._values: dict[str, list[float]] = {}
         self._steps: dict[str, list[int]] = {}
         self._cards: dict[str, str] = {}
-        self._checked = 0
+        self._checked, self._failed = 0, False
         self._agreed: dict[str, int] = {}  # checks in a row that saw a rule, or, below zero, that did not
         self._counting: set[str] = set()
         self._latest: dict[str, Finding] = {}
@@ -113,7 +116,13 @@ class Monitor:
         if row.get("kind") == "eval" or step // self._every == self._checked // self._every:
             return {}
         self._checked = step
-        self._check()
+        try:
+            self._check()
+        except Exception as error:  # a rule that fails is no reason to end a run
+            if not self._failed:
+                logger.warning("the health rules failed at step %d (%s: %s)", step, type(error).__name__, error)
+            self._failed = True
+            return {}
         levels = {rule: severity(self._latest[rule]) if rule in self._counting else 0 for rule in self._told}
         return {"health/worst": float(self.level)} | {f"health/{rule}": float(level) for rule, level in levels.items()}
 

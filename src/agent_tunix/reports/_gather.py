@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -112,10 +112,15 @@ class Told:
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """Pairs of components of which something is known, in the order they were logged."""
+        logged = self._pairs_in(self.log.series)
+        return logged + [pair for pair in self._pairs_in(self._computed) if not {pair, pair[::-1]} & set(logged)]
+
+    def _pairs_in(self, names: Collection[str]) -> list[tuple[str, str]]:
+        """Pairs with measures; rows name a pair in one of its two orders."""
         return [
             (a, b)
-            for a, b in permutations(self.parts, 2)  # rows name a pair in one of its two orders
-            if self.named(f"tradeoff/{a}__{b}/correlation") or self.named(f"tradeoff/{a}__{b}/quadrant_tie_all")
+            for a, b in permutations(self.parts, 2)
+            if f"tradeoff/{a}__{b}/correlation" in names or f"tradeoff/{a}__{b}/quadrant_tie_all" in names
         ]
 
     def bounds(self, name: str) -> tuple[float, float] | None:

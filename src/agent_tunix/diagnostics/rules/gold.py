@@ -153,7 +153,7 @@ def _fallen(signals: Signals, gold: Gold, gold_fall: float) -> Finding | None:
 
 
 def length_drift(
-    signals: Signals, *, longer: float = 1.65, shorter: float = 0.36, least_z: float = 5.0, least_gold: float = 0.05
+    signals: Signals, *, longer: float = 1.58, shorter: float = 0.36, least_z: float = 5.0, least_gold: float = 0.05
 ) -> Finding | None:
     """Completions get much longer, or much shorter, and no better.
 

@@ -139,7 +139,9 @@ def _holes(signals: Signals, raw: Raw, excess: float) -> Iterator[tuple[Raw, flo
     rate = float(raw.missing.mean())
     if not rates or raw.missing.sum() < 3 or (rate > 0.5 and _regular(raw)):
         return
-    if rate > excess + 2 * max(rates) and not _regular(raw):
+    early = float(raw.missing[: max(raw.missing.size // 5, 1)].mean())
+    # What is missing from the first steps on as often as later was not logged.
+    if rate > excess + 2 * max(rates) and not _regular(raw) and early < 0.5 * rate:
         yield raw, float(raw.steps[int(raw.missing.argmax())]), f"has no value in {raw.missing.sum()} rows"
 
 

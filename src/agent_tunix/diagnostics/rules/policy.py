@@ -27,8 +27,10 @@ def kl_blowup(
     Args:
       signals: The run.
       least: Nats per token; healthy runs end at 0.001 to 0.4, runaways above 0.6.
-      surge: Level, a while later or at the end, over what the line or the level so far would give.
-      certain: Nats per token that count without a bend, if the level has grown.
+      surge: Level, a while later or at the end, over what the line or the level so far would give; a jump of twice as
+        much counts from a quarter of `least` on.
+      certain: Nats per token that count with half such a bend. A straight or flattening course never does: it may be a
+        sum over tokens, and is what a fixed step size gives.
       summed: Level above which the divergence is taken for a sum over tokens.
       growth: Level over that of the first tenth.
       last: Last share of the run that must be that high.
@@ -42,7 +44,8 @@ def kl_blowup(
     begin, factor = _surge(level, high)
     calm = float(np.median(level[: max(level.size // 10, 1)]))
     bends = factor >= (surge if high < 1.2 * least else 0.75 * surge)
-    if high < least or high < growth * abs(calm) or not (bends or certain <= high <= summed):
+    jumps = high > 0.25 * least and factor > 2 * surge and high > 2 * surge * abs(calm)
+    if (high < least and not jumps) or high < growth * abs(calm) or not (bends or (factor >= 0.5 * surge and certain <= high <= summed)):
         return None
     onset = departure(level, float(np.median(level[: max(begin, level.size // 10, 1)])), high, 0.1)
     return finding(
@@ -257,8 +260,9 @@ def variance_collapse(
         the run where they are not.
     """
     level = signals.solved_share
-    if level is None:
-        level = 0.5 if not _still_rising(signals) else 1.0
+    bounded = signals.reward is not None and signals.reward.bounds
+    if level is None or (not bounded and level > 0.7):  # held-out accuracy lags behind a solved reward
+        level = (0.5 if level is None else level) if not _still_rising(signals) else 1.0
     flat = signals.one("frac_reward_zero_std")
     # Without small groups to blame, a late learner looks the same for long.
     wait = wait if (signals.group_size or 8) < 8 else 0.5

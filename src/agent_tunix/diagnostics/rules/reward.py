@@ -104,7 +104,8 @@ def collapse(
     Args:
       signals: The run.
       least_fall: Fall as a share of the bounds.
-      share_of_level: Fall as a share of the best level above the lower bound; smaller falls hurt less than restarting.
+      share_of_level: Fall as a share of the best level above the lower bound, or of what had been gained if it is also
+        a fifth of the bounds; smaller falls hurt less than restarting.
       least_z: Standard errors; the best of many windows is up to four above its mean by chance.
     """
     reward = signals.reward
@@ -128,7 +129,9 @@ def _fallen_from_best(
     error = np.sqrt(2) * reward.noise.error(reward.width(0.08))
     deep = fall > least_fall * reward.span or (share > 0.6 and fall > 0.4 * least_fall * reward.span)
     lasting = level.size - peak > max(3, 0.1 * len(reward))
-    if not (deep and share > share_of_level and lasting and fall > least_z * error):
+    gained = float(level[peak]) - reward.head(0.08)
+    much = share > share_of_level or (fall > 0.2 * reward.span and fall > 0.45 * gained > 0.1 * reward.span)
+    if not (deep and much and lasting and fall > least_z * error):
         return None
     start = peak + departure(level[peak:], float(level[peak]), float(level[peak:].min()), 0.15)
     z = fall / max(error, 1e-12)
@@ -264,7 +267,8 @@ def explosive_growth(
     Args:
       signals: The run.
       acceleration: Steepest later third over the first.
-      ratio: Last level over the first, both above zero.
+      ratio: Last level over the first, both above zero; twice as much where the curve flattens at the end, as one that
+        was learned does, and three times if it also stays within 0 and 100, as a percentage.
       sigmas: Gain in deviations of one step.
       wait: Share of a planned run that must be over.
     """
@@ -278,7 +282,9 @@ def explosive_growth(
     grown = tail / head if head > 0 else np.inf
     gain = (tail - head) / max(reward.noise.sigma, 1e-9 * reward.span)
     magnitude = (head > 0 or tail > 3 * abs(head)) and not _within_deviations(signals, tail - head)
-    if not (faster > acceleration and grown > ratio and magnitude and gain > sigmas):
+    percent = reward.values.min() >= 0 and reward.values.max() <= 100
+    needed = ratio if slopes[2] > 0.4 * max(slopes) else 3 * ratio if percent else 2 * ratio
+    if not (faster > acceleration and grown > needed and magnitude and gain > sigmas):
         return None
     gold = signals.gold.change() if signals.gold is not None and len(signals.gold.track) >= 5 else None
     return finding(
@@ -421,13 +427,16 @@ def _unbounded_noise(signals: Signals, sigma: float) -> float:
     """Noise as a share of the bounds where those of the total are unknown: that of a bounded component, or of the
     level.
 
-    The level of a reward that was never negative is at most its upper bound; of one that was, nothing is known.
+    The level of a reward that was never negative is at most its upper bound; one that was may have been shifted, but
+    rewards are rarely on a scale below one.
     """
     task = signals.role("task")
     if task is not None and task.track.bounds:
         return task.track.sigma / task.track.span
     reward = signals.reward
     assert reward is not None
-    if reward.unit or reward.values.min() < 0:
-        return sigma / reward.span if reward.unit else 0.0
+    if reward.unit:
+        return sigma / reward.span
+    if reward.values.min() < 0 and sigma < 0.08:
+        return 0.0
     return 0.3 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
