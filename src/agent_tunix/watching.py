@@ -13,7 +13,7 @@ from agent_tunix.diagnostics import alerts
 from agent_tunix.diagnostics.findings import LEVELS, Finding
 from agent_tunix.diagnostics.online import Monitor, watchers
 from agent_tunix.display import Display
-from agent_tunix.errors import AgentTunixError, ConfigError
+from agent_tunix.errors import ConfigError
 from agent_tunix.runs import RunWriter
 from agent_tunix.types import Bounds, Reward
 
@@ -113,7 +113,7 @@ def write_report(path: Path) -> Path | None:
     """Writes the report of a run; what goes wrong is said and does not end the run."""
     try:
         return reports.write([path])
-    except (AgentTunixError, OSError, ValueError, TypeError, KeyError, ArithmeticError) as error:
+    except Exception as error:
         logger.warning("the report of %s could not be written (%s: %s)", path, type(error).__name__, error)
         return None
 

@@ -156,7 +156,7 @@ EARLIER: Mapping[str, tuple[str, ...]] = {
 SUDDEN = 0.16
 """Share of the run within which a component that is dead afterwards fell by itself, not for the sake of another."""
 
-CUT_SHORT = 2.1
+CUT_SHORT = 2.25
 """Growth of the length up to which completions that are cut off are the illness, and their length a part of it; twice
 as much where the reward falls, as nobody grows longer for that."""
 

@@ -60,7 +60,7 @@ def proxy_gold_divergence(
             # Without bounds the size of the rise means little: held-out accuracy must not rise at all.
             apart &= bool(proxy.bounds) or (change.z < 2 and change.delta < 0.05)
             # A line through a handful of evaluations is unsure of its own error.
-            few = 1 + 1.5 / max(len(gold.track.since(start)), 1)
+            few = 1 + 1.0 / max(len(gold.track.since(start)), 1)
             if apart and away > surprise * few and (worst is None or away > worst[0]):
                 worst = (away, proxy, start, rise, change)
     if worst is None:

@@ -198,7 +198,7 @@ def grad_spike(
     floor = 1e-3 * float(np.median(norm.values[norm.values > 0]))
     usual = np.log(np.maximum(norm.values, floor))
     extremes = np.log(np.maximum(norm.extremes, floor))
-    middle = _running_median(usual, max(21, len(norm) // 10))
+    middle = _running_median(usual, max(31, len(norm) // 8))
     spread = 1.4826 * float(np.median(np.abs(usual - middle)))
     jump = extremes - middle > max(np.log(factor), min(deviations * spread, np.log(30.0)))
     starts = np.flatnonzero(jump & ~np.concatenate([[False], jump[:-1]]))

@@ -437,6 +437,6 @@ def _unbounded_noise(signals: Signals, sigma: float) -> float:
     assert reward is not None
     if reward.unit:
         return sigma / reward.span
-    if reward.values.min() < 0 and sigma < 0.08:
-        return 0.0
+    if reward.values.min() < 0:
+        return 0.5 * sigma / max(float(np.abs(reward.values.mean())), 1e-12) if sigma > 0.08 else 0.0
     return 0.3 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
