@@ -14,11 +14,20 @@ SOURCE = Path(__file__).parents[1] / "src" / "agent_tunix"
 ROOMS: dict[int, tuple[str, ...]] = {
     0: ("text", "errors", "plain", "types", "runs", "sketch"),
     1: ("batching", "advantages", "losses", "optimizers", "rewards"),
-    2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "measures", "components"),
+    2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "measures", "weight_limits", "components"),
     3: ("updates", "collecting", "supervised", "training", "evaluation", "display"),
-    4: ("contributions", "reward_analysis", "probes", "preflight", "rescoring", "component_gradients", "diagnostics"),
+    4: (
+        "contributions",
+        "reward_analysis",
+        "probes",
+        "preflight",
+        "rescoring",
+        "component_walks",
+        "component_gradients",
+        "diagnostics",
+    ),
     5: ("reports",),
-    6: ("config", "lookup", "recipes", "overrides", "workshop", "watching", "jobs", "tradeoffs"),
+    6: ("config", "lookup", "recipes", "overrides", "workshop", "watching", "jobs", "tradeoff_text", "tradeoffs"),
     7: ("cli", "__main__"),
 }
 """A module, or a folder, imports from lower rooms, from what stands before it in its own room, and from its own folder.

@@ -116,11 +116,15 @@ def test_tensorboard_gets_every_number_once_after_a_rewind(folder):
         run.log(train_row(2, **{"reward/mean": 0.75}))
     first, second = sorted((folder / "tensorboard").iterdir())
     scalars = [(value.tag, event.step, value.simple_value) for event in records(first) for value in event.summary.value]
+    layout, *scalars = scalars
+    assert layout[0] == "custom_scalars__config__"
     assert scalars == [("reward/mean", 1, 0.5), ("reward/mean", 2, 9.0)]
     events = list(records(second))
     # TensorBoard drops what earlier files hold from the step of a START record on.
     assert [event.step for event in events if event.session_log.status == event_pb2.SessionLog.START] == [2]
-    assert [value.simple_value for event in events for value in event.summary.value] == [0.75]
+    assert [(value.tag, value.simple_value) for event in events for value in event.summary.value][1:] == [
+        ("reward/mean", 0.75)
+    ]
 
 
 def test_rewinding_and_repeating_gives_the_same_bytes(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Who is told about a run's health, when it stops, and what its folder says about the reward."""
 
+import itertools
 import json
 
 import pytest
@@ -106,8 +107,9 @@ def test_a_run_stops_when_it_is_asked_to_or_is_ill_enough(asked, level, stop_on,
 
 
 def test_the_folder_says_what_the_reward_can_attain():
-    facts = watching.facts(recipes.reward(Config()))
-    assert facts == {"name": "default", "bounds": (0.0, 1.0), "parts": {"format": (0, 1), "correctness": (0, 1)}}
+    facts = watching.facts(recipes.reward(Config()), 512)
+    parts = {"format": (0, 1), "correctness": (0, 1)}
+    assert facts == {"name": "default", "bounds": (0.0, 1.0), "parts": parts, "eval_samples": 512}
     json.dumps(facts)
 
 
@@ -115,7 +117,8 @@ def test_parts_without_a_known_range_have_no_bounds():
     length = rewards.per_completion(len, name="length")
     layout = rewards.per_completion(rewards.tag_format, name="format")
     both = rewards.weighted_sum((1.0, length), (1.0, layout))
-    assert watching.facts(both) == {"name": "weighted_sum", "bounds": None, "parts": {"length": None, "format": (0, 1)}}
+    assert watching.facts(both, 8)["bounds"] is None
+    assert watching.facts(both, 8)["parts"] == {"length": None, "format": (0, 1)}
     assert watching.known_bounds(both) == {"reward/part/format": (0, 1)}
     assert watching.known_bounds(rewards.scale(layout, 0)) == {"reward/part/format": (0, 1)}  # an empty range is none
 
@@ -132,7 +135,9 @@ def test_ranges_of_parts_follow_their_paths_through_combinations():
     assert rewards.clip(outer, 0, 1).parts == outer.parts
 
 
-@pytest.mark.parametrize("error", [RunError("no rows"), OSError("disk full"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [RunError("no rows"), OSError("disk full"), KeyError("x"), MemoryError(), IndexError()]
+)
 def test_a_report_that_fails_is_said_and_ends_nothing(tmp_path, monkeypatch, caplog, error):
     def write(paths):
         raise error
@@ -144,9 +149,28 @@ def test_a_report_that_fails_is_said_and_ends_nothing(tmp_path, monkeypatch, cap
 
 def test_the_report_is_written_on_the_way_but_not_at_the_end(tmp_path, monkeypatch):
     written = []
+    monkeypatch.setattr(watching.time, "monotonic", lambda: 0.0)
     monkeypatch.setattr(reports, "write", lambda paths: written.append(paths))
     on_row = watching.periodic_report(tmp_path, 10, 30)
     for step in range(1, 31):
         on_row({"kind": "train", "step": step})
         on_row({"kind": "eval", "step": step})
     assert len(written) == 2
+
+
+def test_a_report_that_takes_long_is_written_less_often(tmp_path, monkeypatch):
+    clock, written = [0.0], []
+    monkeypatch.setattr(watching.time, "monotonic", lambda: clock[0])
+
+    def write(paths):
+        written.append(clock[0])
+        clock[0] += 2.0
+
+    monkeypatch.setattr(reports, "write", write)
+    on_row = watching.periodic_report(tmp_path, 10, 1000)
+    for step in range(1, 1000):
+        clock[0] += 0.1
+        on_row({"kind": "train", "step": step})
+    assert written[0] == pytest.approx(1.0)
+    pauses = [later - earlier - 2 for earlier, later in itertools.pairwise(written)]
+    assert all(40 <= pause <= 41.1 for pause in pauses)  # twenty times as long as it takes

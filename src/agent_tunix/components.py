@@ -14,11 +14,18 @@ an estimate of a term of that line (Price's equation; for policies Kakade, 2001,
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from statistics import NormalDist
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
+
+from agent_tunix.weight_limits import TINY, Products, centred, limit_of, moments_of, products
+from agent_tunix.weight_limits import Limit as Limit
+from agent_tunix.weight_limits import Moments as Moments
+from agent_tunix.weight_limits import forecast as forecast
+from agent_tunix.weight_limits import moments as moments
+from agent_tunix.weight_limits import student_quantile as student_quantile
+from agent_tunix.weight_limits import weight_limit as weight_limit
 
 QUADRANTS = ("pp", "pm", "mp", "mm", "tie")
 """Signs of the deviations of two components from their group's mean: plus or minus of the first, then of the second; a
@@ -27,11 +34,8 @@ completion at the mean of either is a tie."""
 SIDES = ("all", "positive", "negative")
 """Completions a quadrant's share is told among: all, those with positive and those with negative credit."""
 
-TINY = 1e-6
-"""Deviations below this share of a group's largest magnitude are rounding: scores are in single precision."""
-
-LEAST_GROUPS = 3
-"""With fewer groups no interval is told."""
+PAIRED = 6
+"""Parts whose pairs are measured: their number grows with the square, and every batch is measured while a run waits."""
 
 
 @runtime_checkable
@@ -72,38 +76,6 @@ class Stored(NamedTuple):
     steps: np.ndarray
 
 
-class Moments(NamedTuple):
-    """Pooled within-group moments of two components, in their units; nan where no group has two completions.
-
-    Attributes:
-      variance_first: Of the first.
-      variance_second: Of the second.
-      covariance: Unbiased, as the variances are.
-      correlation: nan where either does not vary.
-      groups: How many groups entered.
-    """
-
-    variance_first: float
-    variance_second: float
-    covariance: float
-    correlation: float
-    groups: int
-
-
-class Limit(NamedTuple):
-    """How large the weight of one component over that of another may be before the other falls.
-
-    Attributes:
-      value: The estimate; infinite where the covariance is not negative, nan where either component does not vary.
-      low: Ratios below are safe with the given confidence; 0 if none is known to be, infinite if every one is.
-      high: Ratios above lower the other component with the given confidence; infinite if none is known to.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
 class Quadrant(NamedTuple):
     """How many completions lie in one quadrant, as shares.
 
@@ -131,18 +103,35 @@ def component_measures(score: Scored) -> dict[str, float]:
       For every part `reward/part/NAME/{min,max,group_std,skewness,weight,weighted_mean,advantage_share}` and, where two
       or more parts have a value, for every pair `tradeoff/A__B/` with `covariance`, `correlation`,
       `quadrant_{pp,pm,mp,mm,tie}_{all,positive,negative}`, and in both orders `weight_limit`, `weight_limit_low`,
-      `weight_limit_high` and `forecast`. nan where nothing can be said, and where a limit is infinite.
+      `weight_limit_high` and `forecast`. nan where nothing can be said, and where a limit is infinite. Of more than
+      `PAIRED` parts only the pairs of the `loudest` are told.
     """
-    present = present_parts(score)
-    weights = part_weights(score)
+    present, weights = present_parts(score), part_weights(score)
     shares = advantage_shares(score, weights)
-    out = {}
+    out: dict[str, float] = {}
     for name in score.parts:
         numbers = _part_measures(present[name], weights[name], shares[name]) if name in present else {}
         out |= {f"reward/part/{name}/{label}": numbers.get(label, math.nan) for label in _PART_LABELS}
-    for first, second in combinations(present, 2):
-        out |= _pair_measures(score, first, second, weights)
+    spreads = {name: weights[name] * out[f"reward/part/{name}/group_std"] for name in present}
+    for first, second in combinations(loudest(spreads), 2):
+        parts = {first: present[first], second: present[second]}
+        out |= _pair_measures(score, parts, weights)
     return out
+
+
+def loudest(spreads: Mapping[str, float], most: int = PAIRED) -> list[str]:
+    """The parts that move the reward most within groups, in the order given.
+
+    Args:
+      spreads: Weight of every part times its deviation within groups; only the magnitude counts, and nan is none.
+      most: So many at most.
+
+    Examples:
+      >>> loudest({"length": 0.1, "format": -0.4, "style": math.nan, "correct": 1.0}, most=2)
+      ['format', 'correct']
+    """
+    loud = sorted(spreads, key=lambda name: -abs(np.nan_to_num(spreads[name])))[:most]
+    return [name for name in spreads if name in loud]
 
 
 _PART_LABELS = ("min", "max", "group_std", "skewness", "weight", "weighted_mean", "advantage_share")
@@ -162,19 +151,28 @@ def _part_measures(part: Float[np.ndarray, "prompts group"], weight: float, shar
     }
 
 
-def _pair_measures(score: Scored, first: str, second: str, weights: Mapping[str, float]) -> dict[str, float]:
-    f, g, used = pair(score, first, second)
-    found = moments(f, g, used)
+def _pair_measures(
+    score: Scored, parts: Mapping[str, Float[np.ndarray, "prompts group"]], weights: Mapping[str, float]
+) -> dict[str, float]:
+    (first, f), (second, g) = parts.items()
+    used = _complete(score, parts)
+    a, b = centred(f, used), centred(g, used)
+    both = products(a, b, used)
+    found = moments_of(both)
     out = {"covariance": found.covariance, "correlation": found.correlation}
-    for quadrant, share in quadrants(f, g, centred(np.asarray(score.value, np.float64), used), used).items():
+    for quadrant, share in _quadrants(a, b, centred(np.asarray(score.value, np.float64), used), used).items():
         out |= {f"quadrant_{quadrant}_{side}": getattr(share, side) for side in SIDES}
     out = {f"tradeoff/{first}__{second}/{label}": number for label, number in out.items()}
-    for name, other, a, b in ((first, second, f, g), (second, first, g, f)):
-        limit = weight_limit(a, b, used)
-        numbers = {f"weight_limit{end}": bound for end, bound in zip(("", "_low", "_high"), limit, strict=True)}
-        numbers["forecast"] = forecast(moments(a, b, used), weights[name], weights[other])
-        out |= {f"tradeoff/{name}__{other}/{label}": _finite(number) for label, number in numbers.items()}
-    return out
+    one, other = weights[first], weights[second]
+    out |= _ordered_measures(f"tradeoff/{first}__{second}", both, one, other)
+    return out | _ordered_measures(f"tradeoff/{second}__{first}", both.swapped(), other, one)
+
+
+def _ordered_measures(where: str, both: Products, weight_first: float, weight_second: float) -> dict[str, float]:
+    limit = limit_of(both)
+    numbers = {f"weight_limit{end}": bound for end, bound in zip(("", "_low", "_high"), limit, strict=True)}
+    numbers["forecast"] = forecast(moments_of(both), weight_first, weight_second)
+    return {f"{where}/{label}": _finite(number) for label, number in numbers.items()}
 
 
 def present_parts(score: Scored) -> dict[str, Float[np.ndarray, "prompts group"]]:
@@ -256,17 +254,6 @@ def fitted_weights(
     return weights, 1.0 - residual / spread if spread > 1e-20 else math.nan
 
 
-def centred(
-    values: Float[np.ndarray, "prompts group"], used: Bool[np.ndarray, "prompts group"]
-) -> Float[np.ndarray, "prompts group"]:
-    """Deviations from the mean of the group over the entries used, 0 elsewhere and where they are only rounding."""
-    count = np.maximum(used.sum(-1, keepdims=True), 1)
-    filled = np.where(used, values, 0.0)
-    deviations = np.where(used, filled - filled.sum(-1, keepdims=True) / count, 0.0)
-    scale = np.abs(filled).max(-1, keepdims=True, initial=0.0)
-    return np.where(np.abs(deviations) > TINY * scale, deviations, 0.0)
-
-
 def group_std(values: Float[np.ndarray, "prompts group"], used: Bool[np.ndarray, "prompts group"]) -> float:
     """Mean over groups of the sample deviation; nan where no group has two values."""
     counts = used.sum(-1)
@@ -306,141 +293,6 @@ def skewness(values: Float[np.ndarray, "prompts group"], used: Bool[np.ndarray, 
     return third / second**1.5 if second > 0 else 0.0
 
 
-def moments(
-    first: Float[np.ndarray, "prompts group"],
-    second: Float[np.ndarray, "prompts group"],
-    used: Bool[np.ndarray, "prompts group"],
-) -> Moments:
-    """Pooled within-group variances, covariance and correlation over all groups with two completions or more.
-
-    Groups in which one component is constant stay in: their covariance is 0, and leaving them out would overstate both
-    what is gained and what is lost.
-
-    Examples:
-      >>> moments(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]]), np.ones((1, 2), bool))
-      Moments(variance_first=0.5, variance_second=0.5, covariance=-0.5, correlation=-1.0, groups=1)
-    """
-    products, freedom = _products(first, second, used)
-    if not len(products):
-        return Moments(math.nan, math.nan, math.nan, math.nan, 0)
-    a, b, covariance = (products.sum(0) / freedom.sum()).tolist()
-    scale = math.sqrt(a * b)
-    return Moments(a, b, covariance, covariance / scale if scale > 0 else math.nan, len(products))
-
-
-def _products(first: np.ndarray, second: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per group the sums of squares of both and of their product, and the degrees of freedom."""
-    counts = used.sum(-1)
-    a, b = centred(first, used), centred(second, used)
-    table = np.stack([(a * a).sum(-1), (b * b).sum(-1), (a * b).sum(-1)], -1)
-    return table[counts > 1], counts[counts > 1] - 1
-
-
-def forecast(found: Moments, weight_first: float, weight_second: float) -> float:
-    """First-order change of the second component's mean per unit step of the natural gradient of the weighted sum.
-
-    Args:
-      found: Moments of both, as `moments` gives them.
-      weight_first: Of the first component in the reward.
-      weight_second: Of the second.
-
-    Returns:
-      Squared units of the second component times its weight; its sign is what matters. nan where a weight is.
-
-    Examples:
-      >>> forecast(Moments(0.25, 0.25, -0.1, -0.4, 64), 4.0, 1.0)  # above the limit of 2.5
-      -0.15000000000000002
-    """
-    return weight_first * found.covariance + weight_second * found.variance_second
-
-
-def weight_limit(
-    first: Float[np.ndarray, "prompts group"],
-    second: Float[np.ndarray, "prompts group"],
-    used: Bool[np.ndarray, "prompts group"],
-    *,
-    confidence: float = 0.95,
-) -> Limit:
-    r"""The weight of the first component over that of the second from which on the second falls, with an interval.
-
-    .. math:: w^* = -\frac{\mathrm{Var}(g)}{\mathrm{Cov}(f, g)}
-
-    The interval is Fieller's, over groups: the ratios w for which the mean over groups of
-    :math:`\mathrm{Var}_p(g) + w\,\mathrm{Cov}_p(f, g)` is not distinguishable from zero. Unlike an error propagated
-    through the quotient it stays right when the covariance is near zero, where it has no upper end.
-
-    Args:
-      first: The component that is pushed.
-      second: The component that may fall.
-      used: Completions for which both have a value.
-      confidence: Of the interval, in (0, 1).
-
-    Returns:
-      The limit; for two non-negative weights.
-
-    References:
-      Fieller, 1954, Some Problems in Interval Estimation, JRSS B 16(2).
-
-    Examples:
-      >>> f = np.array([[1.0, 1.0, 0.0, 0.0]] * 8)
-      >>> g = np.array([[0.0, 0.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]] * 4)
-      >>> weight_limit(f, g, np.ones((8, 4), bool))
-      Limit(value=1.5, low=1.5, high=1.5)
-    """
-    products, freedom = _products(first, second, used)
-    if not len(products) or not (products[:, :2].sum(0) > 0).all():
-        return Limit(math.nan, 0.0, math.inf)
-    total = products.sum(0)
-    falls = bool(total[2] < -1e-12 * math.sqrt(total[0] * total[1]))  # anything nearer to zero is rounding
-    limit = float(-total[1] / total[2]) if falls else math.inf
-    if (products[:, 1:3] != 0).any(-1).sum() < LEAST_GROUPS:
-        return Limit(limit, 0.0, math.inf)
-    gain, loss = (products[:, column] / freedom.mean() for column in (1, 2))
-    return Limit(limit, *_fieller(gain, loss, falls, student_quantile(0.5 + confidence / 2, len(products) - 1)))
-
-
-def _fieller(gain: np.ndarray, loss: np.ndarray, falls: bool, quantile: float) -> tuple[float, float]:
-    """Ends of the ratios w >= 0 for which the mean of `gain + w loss` may be zero: roots of a quadratic in w.
-
-    `gain` has a positive mean, that of `loss` is negative if it `falls`. A gain that may be zero itself leaves no ratio
-    that is known to be safe.
-    """
-    spread = np.cov(np.stack([gain, loss])) * quantile**2 / len(gain)
-    c, b, a = gain.mean() ** 2 - spread[0, 0], gain.mean() * loss.mean() - spread[0, 1], loss.mean() ** 2 - spread[1, 1]
-    if a >= 0 and not falls:
-        roots = []
-    elif abs(a) <= 1e-14 * spread[1, 1]:
-        roots = [-c / (2 * b)] if b else []
-    else:
-        # The estimate itself lies between the roots, so a negative discriminant is rounding.
-        half = math.sqrt(max(b * b - a * c, 0.0))
-        roots = [(-b - half) / a, (-b + half) / a]
-    positive = [float(root) for root in roots if root > 0]
-    low = 0.0 if c <= 0 else min(positive, default=math.inf)
-    return low, max(positive, default=math.inf) if a > 0 else math.inf
-
-
-def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t, by the expansion around the normal one; within 1 % from two degrees of freedom on.
-
-    References:
-      Abramowitz and Stegun, 1964, Handbook of Mathematical Functions, 26.7.5.
-
-    Examples:
-      >>> round(student_quantile(0.975, 10), 3)
-      2.228
-    """
-    z = NormalDist().inv_cdf(probability)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / freedom**power for power, term in enumerate(terms))
-
-
 def quadrants(
     first: Float[np.ndarray, "prompts group"],
     second: Float[np.ndarray, "prompts group"],
@@ -464,8 +316,17 @@ def quadrants(
       >>> quadrants(f, g, credit, np.ones((1, 4), bool))["pm"]
       Quadrant(all=0.25, positive=0.5, negative=0.0, lift=2.0)
     """
+    return _quadrants(centred(first, used), centred(second, used), credit, used)
+
+
+def _quadrants(
+    a: Float[np.ndarray, "prompts group"],
+    b: Float[np.ndarray, "prompts group"],
+    credit: Float[np.ndarray, "prompts group"],
+    used: Bool[np.ndarray, "prompts group"],
+) -> dict[str, Quadrant]:
+    """From the deviations of both."""
     used = used & (used.sum(-1, keepdims=True) > 1)
-    a, b = np.sign(centred(first, used)), np.sign(centred(second, used))
     where = np.where((a == 0) | (b == 0), 4, 2 * (a < 0) + (b < 0)).astype(int)
     sides = {"all": used, "positive": used & (credit > 0), "negative": used & (credit < 0)}
     shares = {side: _shares(where[mask]) for side, mask in sides.items()}
@@ -483,23 +344,28 @@ def stored(groups: Iterable[Sequence[Mapping[str, Any]]]) -> Stored:
 
     Groups may differ in size; those whose reward failed as a whole are left out.
     """
-    rows = [group for group in groups if all("parts" in record for record in group)]
-    names = dict.fromkeys(name for group in rows for record in group for name in record["parts"])
-    width = max(map(len, rows), default=0)
+    names: dict[str, int] = {}
+    steps: list[int] = []
+    tables: list[np.ndarray] = []
+    for group in groups:
+        if all("parts" in record for record in group):
+            for name in (name for record in group for name in record["parts"]):
+                names.setdefault(name, len(names) + 2)
+            tables.append(_numbers(group, names))
+            steps.append(group[0]["step"])
+    table = np.full((len(names) + 2, len(tables), max((one.shape[1] for one in tables), default=0)), math.nan)
+    for row, one in enumerate(tables):
+        table[: one.shape[0], row, : one.shape[1]] = one
+    valid = ~np.isnan(table[0])
+    parts = {name: table[index] for name, index in names.items()}
+    return Stored(np.where(valid, table[0], 0.0), valid, parts, table[1], np.array(steps, int))
 
-    def table(read: Any) -> np.ndarray:
-        values = [[_number(read(record)) for record in group] + [math.nan] * (width - len(group)) for group in rows]
-        return np.array(values, np.float64).reshape(len(rows), width)
 
-    value = table(lambda record: record["reward"])
-    valid = ~np.isnan(value)
-    return Stored(
-        np.where(valid, value, 0.0),
-        valid,
-        {name: table(lambda record, name=name: record["parts"].get(name)) for name in names},
-        table(lambda record: record.get("advantage")),
-        np.array([group[0]["step"] for group in rows], int),
-    )
+def _numbers(group: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Float[np.ndarray, "numbers group"]:
+    """Reward, credit and parts of the records of a group: all that is kept of them, for a run has many."""
+    rows = [[_number(record["reward"]) for record in group], [_number(record.get("advantage")) for record in group]]
+    rows += [[_number(record["parts"].get(name)) for record in group] for name in names]
+    return np.array(rows, np.float64)
 
 
 def _number(value: float | None) -> float:

@@ -54,6 +54,7 @@ def train(config: Config) -> Run:
       RunError: If the run folder or the run cannot go on; what was computed is saved.
     """
     recipes.validate(config)
+    watching.check(config)
     plain = dataclasses.asdict(config)
     path = Path(config.run_dir) if config.run_dir else runs.new_run_dir(runs.default_name(plain))
     workshop.keep_compiled_programs(workshop.cache_dir(config))
@@ -64,7 +65,9 @@ def train(config: Config) -> Run:
     ):
         done = runs.read_summary(path)
         if done and not run.changes:
-            display.say(f"{path} is finished at step {done['step']}; nothing to do")
+            line = f"{path} is finished at step {done['step']}; nothing to do"
+            unwell = done.get("reason") == "unhealthy"
+            display.say(_unhealthy_line(path, done["step"], config.training.stop_on) if unwell else line)
             return runs.read_run(path)
         try:
             shop = workshop.workshop(config)
@@ -211,8 +214,8 @@ def _unhealthy_line(path: Path, step: int, stop_on: str) -> str:
 def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool]) -> None:
     config = shop.config
     recipe, (optimizer, schedule) = recipes.recipe(config), workshop.optimizer(config)
-    run.write_reward(watching.facts(recipe.reward))
     eval_samples = len(shop.dataset.heldout[: config.evaluation.rows])
+    run.write_reward(watching.facts(recipe.reward, eval_samples))
     monitor = watching.monitor(config, recipe.reward, run, display, eval_samples=eval_samples)
     report = watching.periodic_report(run.path, config.diagnostics.report_every_steps, config.training.steps)
 

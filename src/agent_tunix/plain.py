@@ -35,6 +35,24 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a run folder cannot hold {value!r} of type {type(value).__name__}; pass numbers, text or lists")
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Writes a whole file or nothing of it; the one that is there is kept until then.
+
+    Raises:
+      OSError: The disk is full, or the place cannot be written to; nothing of the new file is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # two processes may write the same file
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def json_line(row: Mapping[str, Any]) -> bytes:
     """One JSON line, UTF-8, newline included."""
     # A lone surrogate from a byte-level tokenizer becomes its JSON escape instead of an encoding error.

@@ -12,7 +12,7 @@ A run folder holds::
     summary.json        written at the end
     reward_analysis.json  only with training.save_reward_analysis=true
     reward.json         name and attainable range of the reward and of its parts
-    report.html         written at the end and on the way
+    report.html         written on the way, and at the end of a run that was not interrupted
 
 The three growing files are only ever appended to, without a buffer in this process, and `RunWriter.rewind` cuts them
 back to the byte offsets that a checkpoint recorded. A process killed at any moment therefore loses no row and doubles
@@ -38,7 +38,7 @@ import yaml
 import zstandard
 
 from agent_tunix.errors import ConfigChanged, RunError
-from agent_tunix.plain import differences, environment, json_line, plain
+from agent_tunix.plain import differences, environment, json_line, plain, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,8 @@ def _prepare_folder(path: Path) -> None:
     if not os.access(path, os.W_OK | os.X_OK):
         raise RunError(f"cannot write to the run folder {path}; choose another with run_dir=PATH")
     if not is_run(path):
-        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in (".lock", f".{CONFIG}.tmp"))
+        names = sorted(entry.name for entry in path.iterdir())
+        foreign = [name for name in names if name != ".lock" and not name.startswith(f".{CONFIG}.")]
         if foreign:
             raise RunError(f"{path} holds {foreign[0]} but no {CONFIG}, so it is not a run; choose another run_dir")
 
@@ -154,13 +155,8 @@ def _lock(path: Path) -> int:
 
 def _replace(path: Path, text: str) -> None:
     """Writes a whole file or nothing of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_file(path, text)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}") from error
 
@@ -524,7 +520,7 @@ def _frames(path: Path) -> Iterator[tuple[int, int, bytes]]:
             frame = zstandard.ZstdDecompressor().decompressobj()
             parts, size = [], 0
             while not frame.eof:
-                if not rest and not (rest := file.read(1 << 20)):
+                if not rest and not (rest := file.read(1 << 16)):
                     return
                 try:
                     parts.append(frame.decompress(rest))

@@ -12,7 +12,6 @@ searches start there.
 """
 
 import re
-from collections.abc import Iterator
 
 REASONING_OPEN, REASONING_CLOSE = "<reasoning>", "</reasoning>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
@@ -23,7 +22,13 @@ _MAX_BRACES = 20_000
 _MAX_CLOSING_LINE = 1_000
 _MAX_NUMBER = 200
 _MAX_BLOCKS = 1_000
-_DIGITS = re.compile(r"\d+(?:[.,]\d+)*")
+_MAX_BARE = 30
+_WORD = re.compile(r"[^\W\d_]{2}")
+# A fraction and a mixed number are one number; a comma is part of one only before groups of three digits.
+_LISTED = re.compile(
+    r"(?:(?<!\d)[-+\u2212])?[$€£]?(?:(?:\d+ )?\d+/\d+|\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?%?", re.ASCII
+)
+_LIST_MARKS = re.compile(r"(?:[\s,;/|&.()\[\]{}]|\b(?:and|or)\b)*", re.IGNORECASE)
 
 _LINE_LABEL = re.compile(r"(?:A(?:ns)?(?:\*\*|__|\*)?:|Ans\.(?=\s))", re.IGNORECASE)
 _NAMED = (
@@ -49,6 +54,11 @@ _SPACED_GROUP = re.compile(r"\d[ \u2009\u202f\u00a0]\d{3}\Z")
 _GOES_ON = re.compile(
     r"\s*(?:/|\^|\u00d7|:\d|\\times|(?:hundred|thousand|million|billion|trillion|dozen)\b|[kKmM]\b)|[eE][-+]?\d"
 )
+
+# Directions: Unicode technical report 36, section 2.5.
+_TURNING = r"\u202a-\u202e\u2066-\u2069"
+_UNPRINTABLE = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_TURNING}]")
+_UNPRINTABLE_OR_BREAK = re.compile(rf"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_TURNING}]")
 
 _END_MARKS = (
     "</s>", "<s>", "<eos>", "<pad>", "<end_of_turn>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>",
@@ -95,10 +105,14 @@ def stated_answer(completion: str) -> str | None:
 
 
 def states_several(completion: str, reference: str = "") -> bool:
-    r"""Tells whether a completion hedges: it states different answers, or more numbers than its reference has.
+    r"""Tells whether a completion hedges: it states different answers, or lists more numbers than its reference has.
+
+    Different answers are two closed answer blocks, or three openings one behind the other with a bare number each, as
+    in `<answer>3<answer>4<answer>6`. Numbers count only where the stated answer is a list of nothing but numbers: a
+    unit, a calculation or a sentence around the answer states one answer.
 
     Args:
-      completion: Any text; of answer blocks, closed or not, the first thousand are read.
+      completion: Any text; the first thousand openings of an answer block are read.
       reference: The right answer; one of no numbers leaves the numbers out.
 
     Examples:
@@ -106,20 +120,38 @@ def states_several(completion: str, reference: str = "") -> bool:
       True
       >>> states_several("<answer>3, 4, 5</answer>", "4"), states_several("<answer>3 4 5</answer>", "3 4 5")
       (True, False)
+      >>> states_several("<answer>12 m^2</answer>", "12")
+      False
     """
-    if completion.count(ANSWER_OPEN) > 1 and len(set(_opened(completion))) > 1:
+    # Most completions open one block, and one search more proves it.
+    if completion.find(ANSWER_OPEN, completion.find(ANSWER_OPEN) + 1) > 0 and _states_rivals(completion):
         return True
-    stated = stated_answer(completion) or ""
-    wanted = len(_DIGITS.findall(reference[:_MAX_CLOSING_LINE]))
-    return 0 < wanted < len(_DIGITS.findall(stated[:_MAX_CLOSING_LINE]))
+    wanted = _LISTED.findall(reference[:_MAX_CLOSING_LINE])
+    if not wanted:
+        return False
+    stated = (stated_answer(completion) or "")[:_MAX_CLOSING_LINE]
+    found = _LISTED.findall(stated)
+    # `1 000` for 1000 and `3,5` for 3.5 are the reference in another spelling.
+    several = len(set(found)) > len(wanted) and _digits(found) != _digits(wanted)
+    return several and _LIST_MARKS.fullmatch(_LISTED.sub(" ", stated)) is not None
 
 
-def _opened(completion: str) -> Iterator[str]:
-    """What follows each `<answer>` up to the next tag, closed or not, where it is not blank."""
+def _digits(numbers: list[str]) -> str:
+    return "".join(filter(str.isdecimal, "".join(numbers)))
+
+
+def _states_rivals(completion: str) -> bool:
+    """Whether answer blocks hold different answers."""
+    closed, opened = set(), set()
     for block in completion.split(ANSWER_OPEN, _MAX_BLOCKS)[1:]:
+        content, close, _ = block.partition(ANSWER_CLOSE)
+        if close and any(map(str.isalnum, content[:_MAX_CLOSING_LINE])):
+            closed.add(" ".join(content.split()))
         end = block.find("<")
-        if content := (block if end < 0 else block[:end]).strip():
-            yield content
+        bare = (block if end < 0 else block[:end]).strip()
+        if len(bare) <= _MAX_BARE and bare[:1].isdecimal() and not _WORD.search(bare):
+            opened.add(bare)
+    return len(closed) > 1 or len(opened) > 2
 
 
 def last_number(completion: str) -> str | None:
@@ -151,6 +183,36 @@ def last_number(completion: str) -> str | None:
         or _GOES_ON.match(completion, start + last.end())
     )
     return None if is_part else last[0]
+
+
+def printable(text: object) -> str:
+    r"""Text that a terminal shows and does not obey.
+
+    Control characters other than newline and tab, marks that turn the direction of what follows, and lone surrogates,
+    which no encoding can write, become escapes as in a string literal.
+
+    Args:
+      text: Anything; what is no text is shown as `str` shows it.
+
+    Examples:
+      >>> print(printable("a" + chr(27) + "[2Jb"))
+      a\x1b[2Jb
+    """
+    return _UNPRINTABLE.sub(_escaped, str(text))
+
+
+def one_line(text: object) -> str:
+    r"""The same with newlines and tabs as escapes too, for names and for lines that programs read.
+
+    Examples:
+      >>> print(one_line("a" + chr(10) + "b"))
+      a\nb
+    """
+    return _UNPRINTABLE_OR_BREAK.sub(_escaped, str(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def tag_counts(completion: str) -> dict[str, int]:

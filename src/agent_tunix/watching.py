@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from agent_tunix.types import Bounds, Reward
 
 logger = logging.getLogger(__name__)
 
+MOST_CHECKS = 400
+"""Checks of the rules per run: one reads all that was logged before it."""
+REPORT_SHARE = 0.05
+"""Share of the time that writing reports may take while a run goes on."""
 FLUSH_S = 5.0
 """Seconds that the end of a run waits for posts under way."""
 
@@ -29,12 +34,13 @@ def monitor(config: Config, reward: Reward, run: RunWriter, display: Display, *,
     Raises:
       ConfigError: `diagnostics.callback` or `diagnostics.webhook` cannot be used.
     """
+    every = config.diagnostics.every_steps
     return Monitor(
         config.training.steps,
         bounds=known_bounds(reward),
         eval_samples=eval_samples,
         group_size=config.training.group_size,
-        every=config.diagnostics.every_steps,
+        every=every and max(every, config.training.steps // MOST_CHECKS),
         alert=watchers([lambda finding: display.say(finding.line()), _to_board(run), *_outside(config, run.path)]),
     )
 
@@ -49,10 +55,19 @@ def _to_board(run: RunWriter) -> Callable[[Finding], None]:
     return tell
 
 
-def facts(reward: Reward) -> dict[str, Any]:
-    """What a run's folder says about its reward: the attainable ranges of the whole and of its parts."""
+def check(config: Config) -> None:
+    """Refuses a config whose callback or webhook cannot be used, before anything is started.
+
+    Raises:
+      ConfigError: What is wrong with it.
+    """
+    _outside(config, Path())
+
+
+def facts(reward: Reward, eval_samples: int) -> dict[str, Any]:
+    """What a run's folder says about how it is judged: attainable ranges of the reward and its parts, held-out rows."""
     parts = {name: _finite(bounds) for name, bounds in reward.parts.items()}
-    return {"name": reward.name, "bounds": _finite(reward.bounds), "parts": parts}
+    return {"name": reward.name, "bounds": _finite(reward.bounds), "parts": parts, "eval_samples": eval_samples}
 
 
 def known_bounds(reward: Reward) -> dict[str, tuple[float, float]]:
@@ -119,10 +134,20 @@ def write_report(path: Path) -> Path | None:
 
 
 def periodic_report(path: Path, every: int, steps: int) -> Callable[[Mapping[str, Any]], None]:
-    """A function of rows that writes the report after every `every` steps but the last, which has its own."""
+    """A function of rows that writes the report after every `every` steps but the last, which has its own.
+
+    A report of a long run takes longer than one of a short run. One that would take more than a twentieth of the time
+    since the last one was written is left out.
+    """
+    written, took = time.monotonic(), 0.0
 
     def on_row(row: Mapping[str, Any]) -> None:
-        if every and row["kind"] == "train" and row["step"] % every == 0 and row["step"] < steps:
+        nonlocal written, took
+        now = time.monotonic()
+        due = every and row["kind"] == "train" and row["step"] % every == 0 and row["step"] < steps
+        if due and now - written >= took / REPORT_SHARE:
             write_report(path)
+            written = time.monotonic()
+            took = written - now
 
     return on_row

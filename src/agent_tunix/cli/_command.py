@@ -42,7 +42,7 @@ def run_argument(parser: Parser) -> None:
 
 def checkpoint_argument(parser: Parser) -> None:
     """Adds --checkpoint."""
-    parser.add_argument("--checkpoint", metavar="STEP", help="a step, 0 for the start, or `best`; without it, the newest")
+    parser.add_argument("--checkpoint", metavar="STEP", help="a step, 0 for the start, or best; by default the newest")
 
 
 def checkpoint_of(arguments: argparse.Namespace) -> Any:

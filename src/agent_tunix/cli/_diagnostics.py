@@ -41,15 +41,18 @@ def _diagnose_arguments(parser: Parser) -> None:
 
 
 def _diagnose(arguments: argparse.Namespace) -> int:
-    if (samples := arguments.eval_samples) is not None and samples < 1:
-        raise ConfigError(f"--eval-samples is {samples}; it must be at least 1")
-    from agent_tunix.diagnostics import diagnose, reading
+    least = {"eval_samples": 1, "group_size": 2}
+    for name, lowest in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < lowest:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least {lowest}")
+    from agent_tunix.diagnostics import reading
     from agent_tunix.diagnostics.findings import worst
+    from agent_tunix.diagnostics.logs import diagnose_log, planned_steps
 
-    log, bounds = reading.read(arguments.path, roles=_roles(arguments.role)), _bounds(arguments.bounds)
-    facts = {"steps": log.steps, "eval_samples": samples or log.eval_samples, "roles": log.roles}
-    facts["group_size"] = arguments.group_size or log.group_size
-    findings = diagnose(log.series, bounds=log.bounds if bounds is None else bounds, **facts)
+    log, given = reading.read(arguments.path, roles=_roles(arguments.role)), vars(arguments)
+    known = {"bounds": _bounds(arguments.bounds)} | {name: given[name] for name in least}
+    findings = diagnose_log(log, planned_steps=planned_steps(arguments.path), **known)
     print(as_json(reading.to_json(log, findings)) if arguments.json else reading.report_text(log, findings))
     return FOUND_ERROR if arguments.strict and worst(findings) == "error" else 0
 
@@ -78,7 +81,7 @@ def _roles(words: list[str]) -> dict[str, str]:
 
 def _report_arguments(parser: Parser) -> None:
     parser.add_argument("paths", nargs="+", metavar="RUN", type=Path, help="run folders, or logs of other frameworks")
-    parser.add_argument("--to", metavar="FILE", type=Path, help="the page; without it report.html in the run, or here for several")
+    parser.add_argument("--to", metavar="FILE", type=Path, help="the page; by default report.html in the run, or here")
     parser.add_argument("--figures", metavar="DIR", type=Path, help="also write figures into this folder")
     parser.add_argument("--format", default="png", help=f"of the figures: {', '.join(FORMATS)}")
 

@@ -109,10 +109,11 @@ def _sample(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--prompts is {arguments.number}; it must be at least 1")
     check_run(arguments.run_dir)
     from agent_tunix import jobs
+    from agent_tunix.text import printable
 
     prompts, checkpoint = arguments.prompts or arguments.number, checkpoint_of(arguments)
     for number, item in enumerate(jobs.sample_run(arguments.run_dir, prompts, checkpoint=checkpoint)):
-        print("\n" * bool(number) + "\n".join(f"{key}: {value}" for key, value in item.items()))
+        print("\n" * bool(number) + "\n".join(printable(f"{key}: {value}") for key, value in item.items()))
 
 
 COMMANDS = {

@@ -57,7 +57,8 @@ class Key:
     """Name of a metric in a library.
 
     Attributes:
-      text: As it is logged; `{name}` stands for a reward component, `{set}` for a data set, `{k}` for a number.
+      text: As it is logged; `{name}` stands for a reward component, `{path}` for one with slashes, `{set}` for a data
+        set, `{k}` for a number.
       statistic: `mean` is the quantity of the card.
       component: The reward component it always is about, if any.
       complement: Whether one minus the quantity is logged.

@@ -95,7 +95,9 @@ class Track:
     def between(self, first: float, last: float) -> "Track":
         """The part between two steps, both included."""
         inside = slice(np.searchsorted(self.steps, first), np.searchsorted(self.steps, last, side="right"))
-        part = Track(self.name, self.steps[inside], self.values[inside], self.bounds, self.presumed, self.sigma, unit=self.unit)
+        part = Track(
+            self.name, self.steps[inside], self.values[inside], self.bounds, self.presumed, self.sigma, unit=self.unit
+        )
         # A part is judged with the noise of the whole: it has too few points to tell its own.
         part.__dict__["noise"] = self.noise
         return part
@@ -182,8 +184,8 @@ class Signals:
 
     @property
     def enough(self) -> int:
-        """Values to judge by: 10, while a run goes on 30, or a fifth of a short one."""
-        return int(np.clip(0.2 * self.planned, 15, 30)) if self.online else 10
+        """Values to judge by: 10, while a run goes on 30, or a seventh of a short one."""
+        return int(np.clip(0.15 * self.planned, 15, 30)) if self.online else 10
 
     @property
     def planned(self) -> float:

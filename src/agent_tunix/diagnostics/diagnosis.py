@@ -75,7 +75,7 @@ ALWAYS: Mapping[str, tuple[str, ...]] = {
     ),
     "saturated_low": ("stagnation", "variance_collapse", "dead_component", "proxy_gold_divergence", "too_noisy"),
     "saturated_high": ("stagnation", "variance_collapse", "dead_component", "entropy_collapse"),
-    "too_noisy": ("stagnation", "proxy_gold_divergence"),
+    "too_noisy": ("stagnation", "proxy_gold_divergence", "exceeds_bound"),
     "length_drift": (
         "truncation",
         "proxy_gold_divergence",

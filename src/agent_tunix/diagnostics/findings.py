@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agent_tunix.text import one_line
+
 LEVELS = ("info", "warn", "error")
 """From least to most serious."""
 
@@ -31,14 +33,14 @@ class Finding:
     sources: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """The finding in one line.
+        """The finding in one line, safe for a terminal: names of columns and parts come from anybody's log.
 
         Examples:
           >>> Finding("stagnation", "warn", (40, 100), "reward stays at 0.21").line()
           'WARN stagnation, steps 40 to 100: reward stays at 0.21'
         """
         first, last = self.steps
-        return f"{self.level.upper()} {self.rule}, steps {first} to {last}: {self.message}"
+        return one_line(f"{self.level.upper()} {self.rule}, steps {first} to {last}: {self.message}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

@@ -7,12 +7,19 @@ from dataclasses import dataclass, field, replace
 
 from agent_tunix.diagnostics._card import catalogue
 
+Patterns = tuple[tuple[re.Pattern[str], "Resolved"], ...]
 SEGMENTS = ("train", "eval", "val", "global")
 """Path segments that libraries and loggers insert; they say where a number was taken, not what it is."""
 
 HELD_OUT = ("eval", "val")
-PLACEHOLDERS = {"{name}": r"(?P<name>[^/]+)", "{set}": r".+", "{k}": r"\d+"}
-"""A reward component, a data set (whose name may hold slashes), a number."""
+PATH = "{path}"
+PLACEHOLDERS = {
+    "{name}": r"(?P<name>[^/]+)",
+    PATH: r"(?P<name>[^/]+(?:/[^/]+)*)",
+    "{set}": r".+",
+    "{k}": r"\d+",
+}
+"""A reward component, a component by its path in a combination, a data set (whose name may hold slashes), a number."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,8 @@ def resolve(name: str) -> Resolved | None:
     """The quantity behind a metric name.
 
     Letters are compared without their case. The whole name comes first, then the name without the path segments that
-    libraries insert, then patterns with one placeholder. Nothing is guessed.
+    libraries insert, then patterns with one placeholder. Nothing is guessed. Where a name can be read in two ways, the
+    longer ending wins: `reward/part/style/std` is the deviation of the part `style`, not a part `std` of `style`.
 
     Args:
       name: As a library logs it.
@@ -51,8 +59,8 @@ def resolve(name: str) -> Resolved | None:
     Examples:
       >>> resolve("actor/ppo_kl").card, resolve("rewards/train/score/mean").card
       ('approx_kl', 'rewards')
-      >>> resolve("rewards/format_reward/mean").component
-      'format_reward'
+      >>> resolve("rewards/format_reward/mean").component, resolve("reward/part/style/format/std").component
+      ('format_reward', 'style/format')
       >>> resolve("reward_std_of_something") is None
       True
     """
@@ -61,19 +69,24 @@ def resolve(name: str) -> Resolved | None:
 
 @functools.lru_cache(maxsize=4096)
 def _resolve(name: str) -> Resolved | None:
-    exact, patterns = _tables()
-    if found := exact.get(name.lower()):
+    return _looked_up(name) or _with_prefix(name)
+
+
+def _looked_up(name: str) -> Resolved | None:
+    exact, patterns, paths = _tables()
+    # A path keeps all of its segments: `eval` in `reward/part/eval/std` is a part.
+    if found := exact.get(name.lower()) or _match(name, paths):
         return found
     bare = _without_segments(name)
     # Patterns see the bare name first: in `rewards/train/mean`, `train` is no reward component.
     if found := exact.get(bare.lower()) or _match(bare, patterns):
         return _held_out(found) if _is_held_out(name) else found
-    return _match(name, patterns) or _with_prefix(name)
+    return _match(name, patterns)
 
 
 def _with_prefix(name: str) -> Resolved | None:
     """Transformers' trainer puts `eval_` before every metric of an evaluation."""
-    found = _resolve(name[5:]) if name.lower().startswith("eval_") else None
+    found = _looked_up(name[5:]) if name.lower().startswith("eval_") else None
     return _held_out(found) if found else None
 
 
@@ -92,7 +105,7 @@ def _held_out(found: Resolved) -> Resolved:
     return replace(found, statistic="eval" if found.statistic == "mean" else f"eval_{found.statistic}")
 
 
-def _match(name: str, patterns: tuple[tuple[re.Pattern[str], Resolved], ...]) -> Resolved | None:
+def _match(name: str, patterns: Patterns) -> Resolved | None:
     for pattern, found in patterns:
         if match := pattern.fullmatch(name):
             component = match.groupdict().get("name") or found.component
@@ -106,13 +119,15 @@ def _compiled(key: str) -> re.Pattern[str]:
 
 
 @functools.cache
-def _tables() -> tuple[dict[str, Resolved], tuple[tuple[re.Pattern[str], Resolved], ...]]:
-    """Exact names, and patterns with the most literal characters first."""
+def _tables() -> tuple[dict[str, Resolved], Patterns, Patterns]:
+    """Exact names, patterns with the most literal characters first, and those of them that are about paths."""
     entries = {key.lower(): found for key, found in _entries()}
     exact = {key: found for key, found in entries.items() if "{" not in key}
     shorter = {_without_segments(key): found for key, found in exact.items() if not _is_held_out(key)}
     keys = sorted((key for key in entries if "{" in key), key=lambda key: -len(re.sub(r"\{\w+\}", "", key)))
-    return shorter | exact, tuple((_compiled(key), entries[key]) for key in keys)
+    patterns = {key: (_compiled(key), entries[key]) for key in keys}
+    paths = tuple(pattern for key, pattern in patterns.items() if PATH in key)
+    return shorter | exact, tuple(patterns.values()), paths
 
 
 def _entries() -> Iterator[tuple[str, Resolved]]:

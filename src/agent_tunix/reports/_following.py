@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent_tunix import runs
-from agent_tunix.diagnostics import diagnosis, reading
+from agent_tunix.diagnostics import reading
 from agent_tunix.diagnostics.findings import LEVELS, Finding
+from agent_tunix.diagnostics.logs import diagnose_log
 from agent_tunix.errors import AgentTunixError, RunError
 
 Column = tuple[list[int], list[float]]
@@ -161,10 +162,7 @@ class Following:
     def _look(self) -> None:
         log = reading.read(self.path)
         self.bounds = log.bounds
-        facts = {"bounds": log.bounds, "eval_samples": log.eval_samples, "roles": log.roles}
-        facts["group_size"] = log.group_size
-        planned = None if self.finished else self.steps
-        self._found = diagnosis.diagnose(log.series, steps=log.steps, planned_steps=planned, **facts)
+        self._found = diagnose_log(log, planned_steps=None if self.finished else self.steps)
 
 
 def _extend(columns: dict[str, Column], rows: Sequence[Mapping[str, Any]], restarted: bool) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from agent_tunix import runs
 from agent_tunix.components import component_measures, stored
-from agent_tunix.diagnostics.diagnosis import diagnose
 from agent_tunix.diagnostics.findings import Finding, worst
+from agent_tunix.diagnostics.logs import diagnose_log, planned_steps
 from agent_tunix.diagnostics.names import Resolved, resolve
 from agent_tunix.diagnostics.reading import Log, read
 from agent_tunix.errors import RunError
@@ -162,23 +162,13 @@ def gather(path: Path) -> Told:
     if not runs.is_run(path):
         return of_log(what, name)
     config, summary = runs.read_config(path), runs.read_summary(path)
-    planned = None if summary else config.get("training", {}).get("steps")
-    findings = of_log(what, name, planned).findings
+    findings = diagnose_log(what, planned_steps=planned_steps(path))
     return Told(name, what, findings, _batches(path), config, _environment(path), summary)
 
 
-def of_log(what: Log, name: str, planned_steps: int | None = None) -> Told:
-    """A log and what the rules find in it; of a run that goes on, `planned_steps` says how long it will be."""
-    findings = diagnose(
-        what.series,
-        steps=what.steps,
-        bounds=what.bounds,
-        eval_samples=what.eval_samples,
-        group_size=what.group_size,
-        roles=what.roles,
-        planned_steps=planned_steps,
-    )
-    return Told(name, what, findings)
+def of_log(what: Log, name: str) -> Told:
+    """A log and what the rules find in it."""
+    return Told(name, what, diagnose_log(what))
 
 
 def _batches(path: Path) -> list[list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ shades), so that one drawing serves light, dark and print. Whatever text comes i
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -277,7 +277,3 @@ def drawing(on: Frame, parts: Iterable[str], *, key: str, title: str, summary: s
         f' aria-labelledby="{key}-t {key}-d"><title id="{key}-t">{escaped(title)}</title>'
         f'<desc id="{key}-d">{escaped(summary)}</desc>{"".join(parts)}</svg>'
     )
-
-
-Draw = Callable[[float, float], str]
-"""Draws a picture of a given width and height."""

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import importlib.resources
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from agent_tunix.diagnostics.reading import Log
 from agent_tunix.errors import RunError
+from agent_tunix.plain import replace_file
 from agent_tunix.reports._gather import Told, gather, of_log
 from agent_tunix.reports._payload import payload
 from agent_tunix.reports._sections import page_of
@@ -78,10 +78,8 @@ def _default(paths: Sequence[Path]) -> Path:
 
 def _save(text: str, to: Path) -> Path:
     """Whole or not at all: a run rewrites its page while somebody may be reading it."""
-    temporary = to.with_name(f".{to.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, to)
+        replace_file(to, text)
     except OSError as error:
         raise RunError(f"cannot write the report {to}: {error.strerror}; choose another place") from error
     return to

@@ -1,5 +1,6 @@
 """A live view of a run that another process is training, in the terminal."""
 
+import bisect
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from agent_tunix.diagnostics.findings import Finding, severity, worst
 from agent_tunix.reports._following import Column, Following, News
 from agent_tunix.reports._words import number
 from agent_tunix.sketch import sparkline
+from agent_tunix.text import one_line
 
 REWARD, ACCURACY, PART = "reward/mean", "eval/accuracy", "reward/part/"
 LINE_EVERY = 10
@@ -121,7 +123,7 @@ def _lines(following: Following, news: News, once: bool) -> dict[str, str]:
 
 
 def _waiting(following: Following) -> str:
-    return f"waiting for the first rows of {following.path}"
+    return f"waiting for the first rows of {one_line(following.path)}"
 
 
 def step_line(row: Mapping[str, Any], following: Following) -> str:
@@ -138,14 +140,14 @@ def step_line(row: Mapping[str, Any], following: Following) -> str:
 def _at(following: Following, name: str, step: int) -> float | None:
     """The last value logged up to a step."""
     steps, values = following.columns.get(name, ([], []))
-    index = int(np.searchsorted(steps, step, side="right"))
+    index = bisect.bisect_right(steps, step)
     return values[index - 1] if index else None
 
 
 def panel(following: Following, width: int = 100) -> Panel:
     """The view of a run at this moment."""
     if not following.columns:
-        return Panel(Text(_waiting(following)), title=Text(following.path.name), title_align="left")
+        return Panel(Text(_waiting(following)), title=Text(one_line(following.path.name)), title_align="left")
     wide = max(12, min(60, width - 62))
     parts: list[RenderableType] = [_curves(following, wide), Text(), _cells(following), Text(), _last(following)]
     border = MARKS[_level(following.findings)][1] if following.findings else "dim"
@@ -158,7 +160,7 @@ def _title(following: Following) -> Text:
     step, steps = following.step, following.steps
     share = f" ({step / steps:.0%})" if steps else ""
     planned = f"/{steps}" if steps else ""
-    return Text(f"{following.path.name}  step {step}{planned}{share}", style="bold")
+    return Text(f"{one_line(following.path.name)}  step {step}{planned}{share}", style="bold")
 
 
 def _pace(following: Following) -> Text:
@@ -183,7 +185,7 @@ def _curves(following: Following, width: int) -> Table:
         curve = Text(sparkline(_over_steps(steps, values, following.step, width), width), no_wrap=True)
         curve.stylize("cyan" if name in (REWARD, ACCURACY) else "blue")
         arrow = Text(ARROWS[way], style="yellow" if way < 0 else "")
-        table.add_row(Text(label), curve, Text(number(values[-1]), style="bold"), arrow, _note(following, name))
+        table.add_row(Text(one_line(label)), curve, Text(number(values[-1]), style="bold"), arrow, _note(following, name))
     return table
 
 
@@ -238,8 +240,8 @@ def _last(following: Following) -> Text:
     text = Text()
     for index, finding in enumerate(recent):
         mark, style = MARKS[finding.level]
-        text.append("\n" if index else "").append(f"{mark} {finding.rule} ", style=style)
-        text.append(f"since step {finding.steps[0]}: {finding.message}")
+        text.append("\n" if index else "").append(f"{mark} {one_line(finding.rule)} ", style=style)
+        text.append(f"since step {finding.steps[0]}: {one_line(finding.message)}")
     return text
 
 
@@ -253,7 +255,7 @@ def findings_table(findings: Sequence[Finding]) -> Table | Text:
     for finding in sorted(findings, key=lambda finding: -severity(finding)):
         mark, style = MARKS[finding.level]
         cells = (finding.rule, f"{mark} {finding.level}", str(finding.steps[0]), finding.message, finding.remedy)
-        table.add_row(*(Text(cell, style=style if place < 2 else "") for place, cell in enumerate(cells)))
+        table.add_row(*(Text(one_line(cell), style=style if place < 2 else "") for place, cell in enumerate(cells)))
     return table
 
 

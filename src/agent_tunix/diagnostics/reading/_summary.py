@@ -9,6 +9,7 @@ import numpy as np
 from agent_tunix.diagnostics.findings import LEVELS, Finding, severity, worst
 from agent_tunix.diagnostics.names import resolve
 from agent_tunix.plain import plain
+from agent_tunix.text import one_line
 
 LINE = 100
 MOST_LISTED = 40
@@ -68,9 +69,9 @@ def report_text(log: Read, findings: Sequence[Finding]) -> str:
     ]
     for finding in sorted(findings, key=severity, reverse=True):
         lines += ["", finding.line()]
-        lines += [f"  To do: {finding.remedy}"] if finding.remedy else []
+        lines += [f"  To do: {one_line(finding.remedy)}"] if finding.remedy else []
     lines += ["", *_metric_lines(log)]
-    lines += ["", *(f"Note: {note}." for note in log.notes)] if log.notes else []
+    lines += ["", *(f"Note: {one_line(note)}." for note in log.notes)] if log.notes else []
     if log.unknown:
         lines += ["", *_listed("No card knows these, so they were not judged: ", log.unknown)]
     return "\n".join(lines)
@@ -151,14 +152,15 @@ def last(values: np.ndarray) -> float:
 def _metric_lines(log: Read) -> list[str]:
     known = [name for name in log.series if (found := resolve(name)) and found.statistic == "mean"]
     more = len(log.series) - len(log.unknown) - len(known)
-    wide = max(map(len, known), default=6)
-    cards = {name: _card(name) for name in known}
+    shown = {name: one_line(name) for name in known}
+    wide = max(map(len, shown.values()), default=6)
+    cards = {name: one_line(_card(name)) for name in known}
     broad = max(map(len, cards.values()), default=4)
     lines = [f"{'metric':<{wide}}  {'card':<{broad}}  {'values':>7}  {'first':>10}  {'last':>10}"]
     for name, card in cards.items():
         values = log.series[name]
         count, ends = int(np.isfinite(values).sum()), (last(values[::-1]), last(values))
-        lines.append(f"{name:<{wide}}  {card:<{broad}}  {count:>7}  {ends[0]:>10.4g}  {ends[1]:>10.4g}")
+        lines.append(f"{shown[name]:<{wide}}  {card:<{broad}}  {count:>7}  {ends[0]:>10.4g}  {ends[1]:>10.4g}")
     return [*lines, f"and {more} further statistics of these"] if more else lines
 
 
@@ -173,7 +175,7 @@ def _card(name: str) -> str:
 
 def _listed(words: str, names: Iterable[str]) -> list[str]:
     """Names behind some words, in lines of a terminal's width."""
-    names = list(names)
+    names = [one_line(name) for name in names]
     more = [f"and {len(names) - MOST_LISTED} more"] if len(names) > MOST_LISTED else []
     lines = [words]
     for entry in ", ".join([*names[:MOST_LISTED], *more]).split(" "):

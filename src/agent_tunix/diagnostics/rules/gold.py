@@ -43,7 +43,7 @@ def proxy_gold_divergence(
       gold_fall: Fall of held-out accuracy from its best fifth, which counts beside a proxy at its best.
     """
     gold = signals.gold
-    if gold is None or len(gold.track) < 5:
+    if gold is None or len(gold.track) < 5 or (signals.online and signals.rows < 30):
         return None
     worst: tuple[float, Track, float, Change, Change] | None = None
     for proxy in _proxies(signals):
@@ -51,6 +51,8 @@ def proxy_gold_divergence(
             start = signals.step(begin)
             rise = _rise(proxy.since(start), proxy)
             relative = rise.delta / proxy.span
+            if not proxy.bounds and rise.delta < 0.25 * np.ptp(proxy.level()[1]):
+                continue
             if relative < least_rise or rise.z < least_z or _gold_is_level(gold, proxy):
                 continue
             change = _follows(gold, proxy, start, rise.delta)
@@ -178,7 +180,9 @@ def length_drift(
     onset = departure(length.values, head, length.tail(0.12), 0.2)
     better, how = _better(signals, float(length.steps[onset]) - 0.1 * signals.length)
     # Few evaluations make a large gain unsure; a reward that pays for length alone gives none.
-    if better.delta > least_gold and (better.z > 2.3 or (better.delta > 1.6 * least_gold and better.z > 1.6)):
+    if better.delta > least_gold and (
+        better.z > (2.3 if signals.done == 1 else 1.6) or (better.delta > 1.6 * least_gold and better.z > 1.6)
+    ):
         return None
     evidence = {"ratio": ratio, "z": change.z, "gain": better.delta, "gain_error": better.error}
     if _reward_falls(signals, float(length.steps[onset])):

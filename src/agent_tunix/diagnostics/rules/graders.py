@@ -137,12 +137,23 @@ def _holes(signals: Signals, raw: Raw, excess: float) -> Iterator[tuple[Raw, flo
         if other is not raw and other.card not in ("loss", "grad_norm") and other.missing.mean() < 0.5
     ]
     rate = float(raw.missing.mean())
-    if not rates or raw.missing.sum() < 3 or (rate > 0.5 and _regular(raw)):
+    if not rates or 2 * max(rates) > 0.7 or raw.missing.sum() < 3 or (rate > 0.5 and _regular(raw)):
+        return
+    block = _longest_gap(raw)
+    if block[1] >= 5 and raw.missing.size * max(2 * max(rates), 0.05) ** block[1] < 1e-6:
+        yield raw, float(raw.steps[block[0]]), f"has no value in {block[1]} rows in a row"
         return
     early = float(raw.missing[: max(raw.missing.size // 5, 1)].mean())
-    # What is missing from the first steps on as often as later was not logged.
-    if rate > excess + 2 * max(rates) and not _regular(raw) and early < 0.5 * rate:
+    # What a row lacks from the first steps on as often as later was not logged; only a loss is computed at every step.
+    if rate > excess + 2 * max(rates) and not _regular(raw) and (early < 0.5 * rate or raw.card == "loss"):
         yield raw, float(raw.steps[int(raw.missing.argmax())]), f"has no value in {raw.missing.sum()} rows"
+
+
+def _longest_gap(raw: Raw) -> tuple[int, int]:
+    """First row and length of the longest stretch without a value."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], raw.missing.astype(int), [0]])))
+    starts, lengths = edges[::2], edges[1::2] - edges[::2]
+    return int(starts[lengths.argmax()]), int(lengths.max())
 
 
 def _regular(raw: Raw) -> bool:

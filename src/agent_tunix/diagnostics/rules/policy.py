@@ -27,8 +27,7 @@ def kl_blowup(
     Args:
       signals: The run.
       least: Nats per token; healthy runs end at 0.001 to 0.4, runaways above 0.6.
-      surge: Level, a while later or at the end, over what the line or the level so far would give; a jump of twice as
-        much counts from a quarter of `least` on.
+      surge: Level, a while later or at the end, over what the line or the level so far would give.
       certain: Nats per token that count with half such a bend. A straight or flattening course never does: it may be a
         sum over tokens, and is what a fixed step size gives.
       summed: Level above which the divergence is taken for a sum over tokens.
@@ -44,8 +43,8 @@ def kl_blowup(
     begin, factor = _surge(level, high)
     calm = float(np.median(level[: max(level.size // 10, 1)]))
     bends = factor >= (surge if high < 1.2 * least else 0.75 * surge)
-    jumps = high > 0.25 * least and factor > 2 * surge and high > 2 * surge * abs(calm)
-    if (high < least and not jumps) or high < growth * abs(calm) or not (bends or (factor >= 0.5 * surge and certain <= high <= summed)):
+    bends |= factor >= 0.5 * surge and certain <= high <= summed
+    if high < least or high < growth * abs(calm) or not bends:
         return None
     onset = departure(level, float(np.median(level[: max(begin, level.size // 10, 1)])), high, 0.1)
     return finding(
@@ -182,8 +181,8 @@ def grad_spike(
 ) -> Finding | None:
     """The gradient norm jumps again and again, or for good.
 
-    One jump happens and is clipped, and may ring for two steps more. The usual level and spread are taken on a logarithmic scale, where gradient norms
-    are near normal.
+    One jump happens and is clipped, and may ring for two steps more. The usual level and spread are taken on a
+    logarithmic scale, where gradient norms are near normal.
 
     Args:
       signals: The run.

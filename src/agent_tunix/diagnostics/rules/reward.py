@@ -182,7 +182,8 @@ def _lost(
     best, step = peak
     held_out = ""
     if signals.gold is not None and len(signals.gold.track) > 1:
-        held_out = f", held-out accuracy from {signals.gold.track.values.max():.2f} to {signals.gold.track.values[-1]:.2f}"
+        seen = signals.gold.track.values
+        held_out = f", held-out accuracy from {seen.max():.2f} to {seen[-1]:.2f}"
     evidence = {"peak": best, "peak_step": step, "now": now, "share": share, "z": z}
     if step < signals.first + 0.12 * signals.planned:
         evidence["from_start"] = 1.0
@@ -230,10 +231,12 @@ def _first_beyond(reward: Track, sign: float, bound: float, slack: float, least_
     far = np.flatnonzero(sign * (reward.values - bound) > 0.3 * reward.span)
     if far.size >= rows and (three := np.flatnonzero(far[rows - 1 :] - far[: 1 - rows] == rows - 1)).size:
         return float(reward.steps[far[three[0]]])
-    for width in {min(rows, len(reward)), reward.width(0.05, rows), reward.width(0.15, rows)}:
+    few = {min(rows, len(reward))} if sign > 0 else set()  # bad batches fall below more easily than good ones rise
+    for width in few | {reward.width(0.05, rows if sign > 0 else 10), reward.width(0.15, rows)}:
         over = sign * (smoothed(reward.values, width) - bound)
-        # A noise that grows with the reward is measured on the part that is beyond.
-        beyond = over > slack + least_z * reward.noise.error(width)
+        # A jump spoils the noise of straight pieces, not that of neighbours.
+        error = min(reward.noise.error(width), 1.5 * reward.sigma / float(np.sqrt(width)))
+        beyond = over > slack + least_z * error
         if beyond.any():
             return float(reward.steps[width - 1 + int(beyond.argmax())])
     return None
@@ -302,10 +305,14 @@ def explosive_growth(
     )
 
 
-def _within_deviations(signals: Signals, gain: float, deviations: float = 5.0) -> bool:
-    """Whether a gain is no more than rewards within a batch differ, as that of a share from nothing to one."""
+def _within_deviations(signals: Signals, gain: float, deviations: float = 3.5, growth: float = 2.0) -> bool:
+    """Whether a gain is no more than rewards within a batch differ all the time, as that of a share from nothing to
+    one; in a reward that explodes these differences grow with it.
+    """
     spread = signals.one("reward_std")
-    return spread is not None and gain < deviations * float(spread.values.max())
+    if spread is None or spread.tail() > growth * max(spread.head(), 1e-12):
+        return False
+    return gain < deviations * float(spread.values.max())
 
 
 def _bounded_parts_rise(signals: Signals) -> bool:
@@ -328,7 +335,9 @@ def saturated_high(
       wait: Share of a planned run that must be over.
     """
     shares = _tenths(signals)
-    if shares is None or signals.done < wait or shares.mean() < level or shares.min() < level - 0.03 or shares[:2].mean() < level - 0.01:
+    if shares is None or signals.done < wait:
+        return None
+    if shares.mean() < level or shares.min() < level - 0.03 or shares[:2].mean() < level - 0.01:
         return None
     gold = signals.gold.tail if signals.gold else None
     easy = gold is not None and gold < gold_level
@@ -351,11 +360,13 @@ def saturated_low(signals: Signals, *, level: float = 0.04, rise: float = 0.03, 
 
     Args:
       signals: The run.
-      level: Share of the bounds that the tenths of the run stay below.
+      level: Share of the bounds that the tenths of the run stay below; half of it in the first 30 % of a planned run,
+        as late learners start low.
       rise: Share of the bounds by which the end may be above the start.
       wait: Share of a planned run that must be over.
     """
     shares = _tenths(signals)
+    level = level if signals.done >= 2.5 * wait else 0.5 * level
     if shares is None or signals.done < wait or np.quantile(shares, 0.9) > level or shares[-1] - shares[0] > rise:
         return None
     late = _late_change(signals.reward) if signals.reward else None
@@ -439,4 +450,4 @@ def _unbounded_noise(signals: Signals, sigma: float) -> float:
         return sigma / reward.span
     if reward.values.min() < 0:
         return 0.5 * sigma / max(float(np.abs(reward.values.mean())), 1e-12) if sigma > 0.08 else 0.0
-    return 0.3 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
+    return 0.36 * sigma / max(float(np.abs(reward.values).mean()), 1e-12)
