@@ -1,5 +1,7 @@
 """Trains six real runs, four of them sabotaged, and records what the health rules said while they trained.
 
+A seventh is the control of the run with groups of two: nothing but the size of its groups differs.
+
     python benchmarks/health_checked_runs.py --out FOLDER
     python benchmarks/health_checked_runs.py --out FOLDER --only default lenient_grader --steps 60
     python benchmarks/health_checked_runs.py --draw-only
@@ -62,6 +64,12 @@ CASES = (
     Case("length_bonus", "a length bonus without a bound", "length_drift", ("experiment=sabotage_length_bonus",)),
     Case("learning_rate", "a learning rate 30 times too high", "collapse", ("experiment=sabotage_learning_rate",)),
     Case("group_of_two", "groups of two, reward 0 or 1", "variance_collapse", ("experiment=sabotage_group_of_two",)),
+    Case(
+        "group_of_eight",
+        "nothing: groups of eight instead",
+        "",
+        ("experiment=sabotage_group_of_two", "training.group_size=8"),
+    ),
 )
 
 
@@ -136,6 +144,7 @@ def told(run: Path) -> list[tuple[int, Finding]]:
         runs.read_config(run)["training"]["steps"],
         bounds=log.bounds,
         eval_samples=log.eval_samples,
+        group_size=log.group_size,
         alert=lambda finding: found.append((now, finding)),
     )
     for row in rows:
@@ -204,12 +213,12 @@ def draw(measured: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, grid = pyplot.subplots(2, 3, figsize=(11, 5.6), dpi=120, layout="constrained")
-    for axes in grid.flat[len(measured) :]:
-        axes.remove()
+    figure, grid = pyplot.subplots(2, 4, figsize=(13, 5.4), dpi=110, layout="constrained")
     for axes, run in zip(grid.flat, measured, strict=False):
         panel(axes, run)
-    grid.flat[0].legend(frameon=False, fontsize=8, loc="lower right")
+    for axes in grid.flat[len(measured) :]:
+        axes.axis("off")
+    grid.flat[-1].legend(*grid.flat[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 

@@ -232,6 +232,14 @@ def test_sample_takes_prompts_or_their_number(a_run, monkeypatch, capsys):
     assert asked == [4, 2, ["1+1=", "2+2="]]
 
 
+def test_what_a_model_writes_reaches_the_terminal_as_text(a_run, monkeypatch, capsys):
+    item = {"prompt": "p", "completion": "\x1b[2J\x1b]0;owned\x07 lone \ud800\nnext", "reward": 0.5}
+    monkeypatch.setattr(jobs, "sample_run", lambda *_, **__: [item])
+    code, out, _ = run("sample", a_run, capsys=capsys)
+    assert code == 0
+    assert out == "prompt: p\ncompletion: \\x1b[2J\\x1b]0;owned\\x07 lone \\ud800\nnext\nreward: 0.5\n"
+
+
 # --- as processes
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,8 @@ from jax.flatten_util import ravel_pytree
 from agent_tunix import component_gradients as cg
 from agent_tunix import models, sampling
 from agent_tunix.component_gradients import Ray, Reading
-from agent_tunix.models import Parameters
-from agent_tunix.types import Score
+from agent_tunix.models import Parameters, Policy
+from agent_tunix.types import Rollouts, Score
 
 PROMPTS, GROUP = 16, 256
 
@@ -102,7 +103,105 @@ def test_only_what_trains_has_a_gradient(policy, architecture, params, rollouts)
     size = ravel_pytree(adapted.trainable)[0].size
     values = np.asarray(parts(rollouts.completion_ids[..., 0]))
     found = cg.block_gradients(policy, adapted, rollouts, values, blocks=3)
-    assert found.shape == (2, 2, size)  # 2 divides 16, 3 does not
+    assert found.shape == (2, 3, size)  # 16 prompts: three blocks of five
+
+
+# --- A policy whose gradients can be written down ---------------------------------------------------------------------
+
+
+def dice_logits(params, prompt_ids):
+    """Of three faces; the prompt, a number, pushes the first."""
+    return params["bias"] + params["odds"] * prompt_ids * jnp.array([1.0, 0.0, 0.0])
+
+
+@pytest.fixture
+def dice():
+    """So many prompts of eight throws, with two components: the first face, and the third with some noise."""
+    policy = Policy(
+        lambda *_: None,
+        lambda params, prompt_ids, mask, ids: jnp.broadcast_to(
+            dice_logits(params, prompt_ids)[:, None, None], (*ids.shape, 3)
+        ),
+        lambda params: jnp.eye(3),
+    )
+
+    def of(prompts):
+        random = np.random.default_rng(prompts)
+        ids, numbers = random.integers(0, 3, (prompts, 8)), random.integers(-1, 2, (prompts, 1))
+        mask, zeros = np.ones((prompts, 8, 1), bool), np.zeros((prompts, 8, 1))
+        rollouts = Rollouts(
+            [""] * prompts, [[""] * 8] * prompts, {}, numbers, np.ones((prompts, 1), bool), ids[..., None], mask,
+            np.zeros((prompts, 8), bool), zeros, zeros,
+        )  # fmt: skip
+        parameters = Parameters({"bias": jnp.array([0.1, -0.2, 0.3]), "odds": jnp.array(0.5)}, {})
+        values = np.stack([ids == 0, (ids == 2) + 0.1 * random.random(ids.shape)]).astype(float)
+        return policy, parameters, rollouts, values
+
+    return of
+
+
+def by_hand(rollouts, parameters, values):
+    """Mean over the prompts that have values of the credited derivatives of the log-likelihood."""
+    count, group = values.shape[1:]
+    numbers, ids = rollouts.prompt_ids[:count], rollouts.completion_ids[:count, :, 0]
+    p = np.asarray(jax.nn.softmax(dice_logits(parameters.trainable, numbers)))
+    bias = np.eye(3)[ids] - p[:, None]
+    both = np.concatenate([bias, numbers[:, None] * bias[..., :1]], -1)
+    credit = (values - values.mean(-1, keepdims=True)) / (group - 1)
+    return np.einsum("cpg,pgx->cx", credit, both) / count
+
+
+@pytest.mark.parametrize(
+    ("prompts", "count"), [(37, 18), (41, 20), (61, 30), (127, 21), (64, 32), (74, 24), (20, 20), (5, 5), (1, 1)]
+)
+def test_any_number_of_prompts_makes_blocks_and_loses_few_prompts(dice, prompts, count):
+    found = cg.block_gradients(*dice(prompts))
+    assert found.shape == (2, count, 4) and prompts - prompts // count * count <= 2
+
+
+def test_prompts_over_whole_blocks_count_nothing(dice):
+    policy, parameters, rollouts, values = dice(37)
+    values[:, 36] = 1e6 * np.arange(8)
+    blocks = cg.block_gradients(policy, parameters, rollouts, values)
+    np.testing.assert_allclose(blocks.mean(1), by_hand(rollouts, parameters, values[:, :36]), rtol=1e-4, atol=1e-6)
+
+
+def test_products_are_those_of_the_gradients_of_blocks(dice):
+    policy, parameters, rollouts, values = dice(37)
+    scale = {"bias": np.array([0.5, 2.0, 1.0]), "odds": np.array(3.0)}
+    blocks = cg.block_gradients(policy, parameters, rollouts, values)
+    found = cg.gradients(policy, parameters, rollouts, values, scale=scale)
+    np.testing.assert_allclose(found.mean, blocks.mean(1), rtol=1e-5, atol=1e-7)
+    root = np.sqrt(np.array([0.5, 2.0, 1.0, 3.0]))
+    for products, stretched in ((found.plain, blocks), (found.scaled, blocks * root)):
+        for one, other in ((0, 1), (1, 0)):
+            expected = cg.geometry(stretched[one], stretched[other], 4.0, 1.0)
+            assert cg.geometry_of(products, one, other, 4.0, 1.0) == pytest.approx(expected, rel=1e-3, nan_ok=True)
+    assert found.plain.own.shape == (2, 2, 18)
+
+
+def test_products_of_a_policy_are_those_of_its_gradients(policy, full, rollouts, blocks):
+    values = np.asarray(parts(rollouts.completion_ids[..., 0]))
+    found = cg.gradients(policy, full, rollouts, values)
+    expected = cg.geometry(blocks[0], blocks[1], weight_first=4.0)
+    assert found.scaled is None
+    assert cg.geometry_of(found.plain, 0, 1, weight_first=4.0) == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(found.mean, blocks.mean(1), atol=1e-6 * np.abs(blocks).max())
+
+
+def test_gradients_of_single_blocks_are_not_kept(dice, monkeypatch):
+    """Of a large model at most the sum and one block fit into memory."""
+    alive, most, inner = [], 0, cg._inner
+
+    def watched(first, second, scale):
+        nonlocal most
+        alive.extend(weakref.ref(leaf) for leaf in jax.tree.leaves(first))
+        most = max(most, sum(leaf() is not None for leaf in alive))
+        return inner(first, second, scale)
+
+    monkeypatch.setattr(cg, "_inner", watched)
+    cg.gradients(*dice(32))
+    assert len(alive) == 128 and most <= 16
 
 
 @pytest.mark.slow
@@ -160,7 +259,7 @@ def test_a_weight_of_zero_has_no_threshold():
 # --- Along a direction ------------------------------------------------------------------------------------------------
 
 
-def kl_of_coins(p, start):
+def kl_of_dice(p, start):
     return p * np.log(p / start) + (1 - p) * np.log((1 - p) / (1 - start))
 
 
@@ -169,7 +268,7 @@ def coin(start):
 
     def read(parameters):
         p = 1 / (1 + np.exp(-float(parameters.trainable["odds"][0])))
-        kl = np.full(2, kl_of_coins(p, start))
+        kl = np.full(2, kl_of_dice(p, start))
         return Reading(np.array([[p - start] * 2]), kl, kl)
 
     return read, Parameters({"odds": jnp.array([math.log(start / (1 - start))])}, {})
@@ -185,7 +284,7 @@ def test_raising_a_coin_is_dearer_than_lowering_it_exactly_above_one_half(start,
         for change in (amount, -amount)
     ]
     found = cg.asymmetry(*rays, resamples=20)
-    assert found.up == pytest.approx(kl_of_coins(start + amount, start), rel=0.01)
+    assert found.up == pytest.approx(kl_of_dice(start + amount, start), rel=0.01)
     assert found.ratio == pytest.approx(ratio, abs=0.015)
     assert found.low == pytest.approx(found.ratio) and found.high == pytest.approx(found.ratio)
     assert found.up_k3 == pytest.approx(found.up)

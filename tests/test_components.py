@@ -4,14 +4,14 @@ import json
 import math
 import subprocess
 import sys
-import time
+import weakref
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_tunix import components, runs
+from agent_tunix import components, runs, weight_limits
 from agent_tunix.components import Limit, Moments, Stored
 
 # One prompt, four completions: f = 1 1 0 0, g = 0 0 1 0.
@@ -242,16 +242,77 @@ def test_nothing_stored_is_an_empty_batch():
     assert components.component_measures(components.stored([])) == {}
 
 
-def test_a_batch_is_measured_in_milliseconds():
+class Record(dict):
+    """A dictionary that can be watched."""
+
+
+def test_records_are_let_go_while_they_are_read():
+    seen, most = [], 0
+
+    def groups():
+        nonlocal most
+        for step in range(50):
+            group = [Record(step=step, reward=1.0, parts={"f": 1.0}, completion="x" * 100) for _ in range(4)]
+            seen.extend(weakref.ref(record) for record in group)
+            most = max(most, sum(record() is not None for record in seen))
+            yield group
+
+    assert components.stored(groups()).value.shape == (50, 4)
+    assert most <= 12  # of 200
+
+
+def test_a_part_that_comes_late_has_no_value_before():
+    first = [{"step": 0, "reward": 1.0, "parts": {"f": 1.0}}]
+    later = [{"step": 1, "reward": 0.0, "parts": {"g": 2.0, "f": None}}, {"step": 1, "reward": None, "parts": {}}]
+    found = components.stored([first, later])
+    assert list(found.parts) == ["f", "g"] and found.steps.tolist() == [0, 1]
+    np.testing.assert_equal(found.parts["f"], [[1.0, math.nan], [math.nan, math.nan]])
+    np.testing.assert_equal(found.parts["g"], [[math.nan, math.nan], [2.0, math.nan]])
+    assert found.valid.tolist() == [[True, False], [True, False]]
+
+
+def centrings(monkeypatch, parts):
+    """How often deviations are taken in measuring a batch with so many parts: what its time grows with."""
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return weight_limits.centred(*args)
+
+    monkeypatch.setattr(components, "centred", counted)
     random = np.random.default_rng(0)
-    batch = score({name: random.integers(0, 2, (64, 8)) for name in "ab"}, (2, 1))
-    components.component_measures(batch)
-    times = []
-    for _ in range(20):
-        start = time.process_time()
-        components.component_measures(batch)
-        times.append(time.process_time() - start)
-    assert min(times) < 2e-3
+    components.component_measures(score({f"p{index}": random.random((16, 8)) for index in range(parts)}, [1.0] * parts))
+    return len(calls)
+
+
+def test_each_pair_is_centred_once_and_more_than_six_parts_add_no_pairs(monkeypatch):
+    # Per part its deviation, skewness and share; per pair both parts and the credit; and the reward once.
+    assert [centrings(monkeypatch, parts) for parts in (2, 6, 10)] == [10, 6 * 3 + 15 * 3 + 1, 10 * 3 + 15 * 3 + 1]
+
+
+def test_of_many_parts_the_pairs_of_those_are_told_that_move_the_reward_most():
+    random = np.random.default_rng(0)
+    weights = dict(zip("abcdefgh", (1, 0.1, -2, 3, 0.2, 4, 5, 6)))
+    parts = {name: random.integers(0, 2, (16, 8)) for name in weights}
+    parts["h"] = np.ones((16, 8))  # however heavy, it does not vary
+    found = components.component_measures(score(parts, weights.values()))
+    pairs = {tuple(name.split("/")[1].split("__")) for name in found if name.endswith("/covariance")}
+    assert pairs == {(one, other) for one in "acdefg" for other in "acdefg" if one < other}
+    assert found["reward/part/b/weight"] == pytest.approx(0.1, abs=1e-5)
+
+
+@given(st.integers(0, 10_000))
+@settings(deadline=None)
+def test_both_orders_of_a_pair_are_what_they_are_alone(seed):
+    random = np.random.default_rng(seed)
+    f, g = random.integers(0, 3, (12, 5)), random.integers(0, 2, (12, 5))
+    batch = score({"f": f, "g": g}, (2, 1), random.random((12, 5)) < 0.9)
+    found = components.component_measures(batch)
+    for one, other in (("f", "g"), ("g", "f")):
+        limit = components.weight_limit(*components.pair(batch, one, other))
+        for end, number in zip(("", "_low", "_high"), limit):
+            told = found[f"tradeoff/{one}__{other}/weight_limit{end}"]
+            assert told == pytest.approx(number if math.isfinite(number) else math.nan, rel=1e-9, nan_ok=True)
 
 
 def test_it_works_where_jax_cannot_be_imported():

@@ -346,3 +346,14 @@ def test_a_rule_that_is_left_out_says_nothing():
     without = tuple(rule for rule in RULES if rule.__name__ != "kl_blowup")
     assert rules_of(series, bounds=(0, 1)) == ["kl_blowup"]
     assert rules_of(series, bounds=(0, 1), rules=without) == []
+
+
+def test_a_cause_is_as_serious_as_the_worst_it_explains():
+    (found,) = told([finding("truncation", 5), finding("proxy_gold_divergence", 20, "error")], 100)
+    assert (found.rule, found.level) == ("truncation", "error")
+
+
+def test_what_is_lost_from_the_start_on_is_not_blamed_on_spikes():
+    found = told([finding("grad_spike", 3), finding("collapse", 4, from_start=1.0)], 100)
+    assert [f.rule for f in found] == ["collapse"]
+    assert [f.rule for f in told([finding("grad_spike", 3), finding("collapse", 4)], 100)] == ["grad_spike"]

@@ -3,12 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_tunix import rewards
+from agent_tunix.components import component_measures
 from agent_tunix.diagnostics.cards import catalogue
 from agent_tunix.diagnostics.names import Resolved, resolve
+from agent_tunix.measures import latency_measures, reward_measures
+from agent_tunix.types import Score
 
 METRICS = Path(__file__).parents[1] / "docs" / "metrics.md"
 
@@ -159,6 +164,69 @@ def test_other_statistics_of_held_out_rows_are_marked_as_well():
 def test_a_segment_that_is_the_name_of_a_component_stays_one():
     assert resolve("reward/part/val") == Resolved("reward_component", "val")
     assert resolve("rewards/train/mean") == Resolved("rewards")
+
+
+def nested_score() -> Score:
+    """A batch scored by a weighted sum with a weighted sum in it."""
+    tags = rewards.per_completion(rewards.tag_format, name="format")
+    style = rewards.weighted_sum((1.0, tags), (0.5, rewards.per_completion(len, name="eval")), name="style")
+    exact = rewards.per_completion(rewards.exact_answer, "answer", name="correctness")
+    names = list(rewards.weighted_sum((1.0, style), (2.0, exact)).parts)
+    parts = {name: np.random.default_rng(seed).normal(size=(4, 6)) for seed, name in enumerate(names)}
+    seconds = {name: np.full((4, 6), 0.5) for name in names}
+    return Score(sum(parts.values()), np.ones((4, 6), bool), parts=parts, seconds=seconds)
+
+
+def test_parts_of_parts_are_known_by_everything_that_is_logged_of_them():
+    score = nested_score()
+    assert list(score.parts) == ["style/format", "style/eval", "correctness"]
+    logged = reward_measures(score) | component_measures(score) | latency_measures(score)
+    found = {name: resolve(name) for name in logged}
+    assert [name for name, quantity in found.items() if quantity is None] == []
+    pairs = {quantity.component for quantity in found.values() if quantity and quantity.card == "tradeoff"}
+    assert {"style/format__style/eval", "style/eval__correctness", "correctness__style/format"} <= pairs
+    for part in score.parts:
+        names = [name for name in logged if name.startswith(f"reward/part/{part}")]
+        assert len(names) == 14
+        assert {quantity.component for name in names if (quantity := found[name])} == {part}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("reward/part/style/format", Resolved("reward_component", "style/format")),
+        ("reward/part/style/format/std", Resolved("component_std", "style/format", "batch")),
+        ("reward/part/style/format/group_std", Resolved("component_std", "style/format")),
+        ("reward/part/style/format/failed_fraction", Resolved("failed_grader", "style/format")),
+        ("reward/part/eval/std", Resolved("component_std", "eval", "batch")),
+        ("reward/part/val/train/min", Resolved("reward_component", "val/train", "min")),
+        ("train/reward/part/style/format", Resolved("reward_component", "style/format")),
+        ("eval/reward/part/format", Resolved("reward_component", "format", "eval")),
+        ("tradeoff/style/format__x/correlation", Resolved("tradeoff", "style/format__x", "correlation")),
+        ("tradeoff/eval__x/forecast", Resolved("tradeoff", "eval__x", "forecast")),
+        ("reward/part/std", Resolved("reward_component", "std")),
+        ("reward/part/a//b", None),
+        ("reward/part/a/", None),
+    ],
+)
+def test_a_part_of_a_combination_is_a_path(name, found):
+    assert resolve(name) == found
+
+
+PIECE = st.text("abe_ .", min_size=1).map(str.strip).filter(bool)
+
+
+@given(st.lists(PIECE | st.sampled_from(["eval", "train", "val"]), min_size=1, max_size=4).map("/".join))
+def test_every_path_comes_back_from_the_name_of_its_series(path):
+    assert resolve(f"reward/part/{path}/group_std") == Resolved("component_std", path)
+    assert resolve(f"reward/part/{path}") == Resolved("reward_component", path)
+
+
+def test_one_prefix_of_a_held_out_metric_is_dropped_and_no_more():
+    assert resolve("eval_kl") == Resolved("kl", statistic="eval")
+    assert resolve("eval_eval_kl") is None
+    assert resolve("eval_" * 2000) is None
+    assert resolve("eval/" * 2000 + "kl") == Resolved("kl", statistic="eval")
 
 
 def test_complements_are_marked():

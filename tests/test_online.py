@@ -167,3 +167,11 @@ def test_rules_that_fail_are_reported_once_and_end_nothing(told, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "the health rules failed at step 10 (ZeroDivisionError: of a rule)"
     ]
+
+
+@pytest.mark.parametrize(("rule", "checks"), [("exceeds_bound", 1), ("stagnation", 2)])
+def test_arithmetic_counts_at_its_first_check(told, rule, checks):
+    told(lambda step, series, facts: [Finding(rule, "warn", (0, 1), "")])
+    monitor = Monitor(200, every=5)
+    seen = [monitor.see(row) for row in rows(10)]
+    assert [f"health/{rule}" in levels for levels in seen if levels] == [checks == 1, True]

@@ -138,6 +138,20 @@ def test_a_run_tells_its_bounds_its_roles_and_the_size_of_its_evaluation(tmp_pat
     assert log.unknown == ()
 
 
+def test_the_size_of_an_evaluation_is_what_the_run_counted(tmp_path):
+    our_run(tmp_path, lines({"kind": "train", "step": 1, "reward/mean": 0.1}))
+    for counted, known in ((37, 37), (None, 100), (0, 100), ("37", 100)):
+        write(tmp_path, json.dumps({"bounds": [0, 1], "parts": {}, "eval_samples": counted}), "reward.json")
+        assert read(tmp_path).eval_samples == known
+
+
+def test_an_empty_range_is_no_bound(tmp_path):
+    our_run(tmp_path, lines({"kind": "train", "step": 1, "reward/mean": 0.0, "reward/part/style/format": 1.0}))
+    declared = {"bounds": [0, 0], "parts": {"style/format": [0, 2], "gone": [0, 1]}}
+    write(tmp_path, json.dumps(declared), "reward.json")
+    assert read(tmp_path).bounds == {"reward/part/style/format": (0.0, 2.0)}
+
+
 def test_a_run_without_declared_bounds_has_none(tmp_path):
     our_run(tmp_path, lines({"kind": "train", "step": 1, "reward/mean": 0.1}))
     assert read(tmp_path).bounds == {}
@@ -265,7 +279,7 @@ def test_an_empty_cell_was_not_logged_and_the_word_nan_was(tmp_path):
     log = read(write(tmp_path, "step,eval_accuracy,loss\n1,,0.5\n2,0.25,nan\n3,,0.25\n4,0.5,\n"))
     assert log.steps["eval_accuracy"].tolist() == [2, 4]
     assert log.series["eval_accuracy"].tolist() == [0.25, 0.5]
-    np.testing.assert_array_equal(log.series["loss"], [0.5, math.nan, 0.25])
+    np.testing.assert_array_equal(log.series["loss"], [0.5, math.inf, 0.25])
 
 
 def test_a_column_of_words_does_not_disturb_the_numbers(tmp_path):
@@ -280,11 +294,54 @@ def test_a_header_that_comes_again_and_a_last_row_that_is_cut_off_are_left_out(t
     assert log.notes == ("the last row was cut off and left out",)
 
 
+def test_rows_longer_or_shorter_than_the_header_are_told(tmp_path):
+    log = read(write(tmp_path, "step,reward,kl\n1,0.5,0.1,7\n2,0.6\n3,0.7,0.3\n4,0,8,0.4\n5,0.9,0.5,\n"))
+    assert log.steps["reward"].tolist() == [2, 3, 5]
+    assert log.series["reward"].tolist() == [0.6, 0.7, 0.9]
+    assert log.steps["kl"].tolist() == [3, 5]
+    assert log.notes == (
+        "1 row of fewer cells than the 3 that the header names, such as 2, was filled up",
+        "2 rows of more cells than the 3 that the header names, such as 4, were left out",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("step,reward\n1,0,5\n2,0,6\n", "names 2 columns and its rows have 3 cells"),
+        ("step,reward,kl\n1,0.5\n2,0.6\n", "names 3 columns and its rows have 2 cells"),
+        ("step,reward,kl\n1,0.5\n2,0.6,1,2\n", "names 3 columns and its rows have 2 to 4 cells"),
+    ],
+)
+def test_a_table_without_a_row_like_its_header_is_refused(tmp_path, content, words):
+    with pytest.raises(RunError, match="is no table") as caught:
+        read(write(tmp_path, content))
+    assert words in str(caught.value)
+
+
 def test_one_row_is_a_log(tmp_path):
     assert read(write(tmp_path, "step,reward\n1,0.5\n")).steps["reward"].tolist() == [1]
 
 
 # --- Steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["step,reward\nfoo,0.1\nbar,0.2\n", '{"step": "foo", "reward": 0.1}\n{"step": "bar", "reward": 0.2}\n'],
+)
+def test_a_column_of_steps_that_holds_words_is_named(tmp_path, content):
+    log = read(write(tmp_path, content))
+    assert log.steps["reward"].tolist() == [1, 2]
+    assert log.notes[0] == (
+        "the column `step` counts steps but holds no number in 2 rows, first `foo`, so rows are counted from 1"
+    )
+
+
+def test_a_word_among_the_steps_is_named_and_belongs_to_the_step_before(tmp_path):
+    log = read(write(tmp_path, "step;reward;kl\n1;0,5;0\nx;;0,1\n,;0,7;\n3;0,8;0\n"))
+    assert log.steps["reward"].tolist() == [1, 3]
+    assert log.notes[0] == "the column `step` counts steps but holds no number in 2 rows, first `x`"
 
 
 def test_after_a_resume_the_later_row_counts(tmp_path):
@@ -585,6 +642,21 @@ def test_the_report_names_what_was_read_judged_and_not_known(log):
     ]
 
 
+def test_a_hostile_log_cannot_write_to_the_terminal(log):
+    sly = "rewards/\x1b]0;owned\x07\nVerdict: healthy/mean"
+    steps, values = np.array([1, 2, 3]), np.ones(3)
+    series = {sly: values, "foo\x1b[2J": values, "lone\ud800": values}
+    hostile = Log(
+        series, dict.fromkeys(series, steps), unknown=("foo\x1b[2J", "lone\ud800"), source="CSV", notes=("a\x9bb",)
+    )
+    finding = Finding("collapse", "error", (1, 3), f"{sly} fell", remedy="see\x1b[31m")
+    text = report_text(hostile, [finding])
+    assert not any((ord(sign) < 32 and sign != "\n") or 127 <= ord(sign) < 160 for sign in text)
+    assert text.encode()
+    assert "rewards/\\x1b]0;owned\\x07\\nVerdict: healthy/mean  reward_component" in text
+    assert "lone\\ud800" in text and "foo\\x1b[2J" in text and "a\\x9bb" in text and "see\\x1b[31m" in text
+
+
 def test_a_log_of_three_rows_is_not_called_healthy(log):
     assert "Too short to judge: the rules need at least 10 rows." in report_text(log, [])
 
@@ -654,3 +726,29 @@ def test_a_column_of_ones_own_is_judged_by_the_role_it_is_given(tmp_path):
     assert (log.roles, log.unknown) == ({"f1": "gold"}, ())
     with pytest.raises(RunError, match=r"no column `f2` that could have a role; its columns are f1"):
         read(file, roles={"f2": "gold"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"step": %d, "reward": 0.5, "loss": NaN}',
+        "step:%d - critic/rewards/mean:0.5 - actor/pg_loss:np.float64(nan)",
+        "{'loss': nan, 'reward': 0.5, 'step': %d}",
+    ],
+)
+def test_a_loss_that_is_written_out_as_nan_was_not_finite(tmp_path, text):
+    file = tmp_path / "log"
+    file.write_text("".join(text % step + "\n" for step in range(1, 30)))
+    log = read(file)
+    [name] = [name for name in log.series if "loss" in name]
+    assert np.isinf(log.series[name]).all()
+
+
+def test_a_loss_that_is_null_or_empty_was_not_logged(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text(
+        "".join(json.dumps({"step": i, "reward": 0.5, "loss": None if i % 2 else 0.1}) + "\n" for i in range(30))
+    )
+    values = read(file).series["loss"]
+    assert not np.isinf(values).any()
+    assert np.isfinite(values).sum() == 15

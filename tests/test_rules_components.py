@@ -88,3 +88,14 @@ def test_a_part_that_almost_never_pays_is_dead():
 
 def test_a_solved_part_and_a_penalty_that_is_never_due_are_fine():
     assert list(dead_component(seen(format=np.ones(N), length_penalty=np.zeros(N)))) == []
+
+
+@pytest.mark.parametrize("top", [0.7, 0.97])
+def test_a_part_that_rests_on_a_level_it_rose_to_is_saturated(top):
+    learned = 0.2 + (top - 0.2) * np.clip(5 * T, 0, 1)
+    assert list(dead_component(seen(format=learned, correct=0.2 + 0.6 * T + noise(0.02)))) == []
+
+
+def test_a_sudden_fall_that_stays_is_traded_for_a_slow_gain():
+    (found,) = tradeoff(seen(style=0.9 - 0.5 * (T > 0.45) + noise(0.01), correct=0.3 + 0.4 * T + noise(0.02, 1)))
+    assert (found.evidence["up"], found.evidence["down"]) == ("correct", "style")

@@ -87,3 +87,17 @@ def test_several_answers_in_more_and_more_completions_are_an_error():
 
 def test_a_constant_share_of_several_answers_is_the_task():
     assert answer_spam(seen(answer_spam=0.5 + noise(0.02))) is None
+
+
+def test_several_answers_that_nobody_pays_for_are_no_spam():
+    spam = {"spam": 0.02 + 0.3 * T + noise(0.01)}
+    assert answer_spam(seen(reward=0.3 + 0.4 * T + noise(0.02), **spam)) is not None
+    assert answer_spam(seen(reward=0.3 + 0.3 * (T < 0.1) + noise(0.02), **spam)) is None
+    assert answer_spam(seen(reward=0.3 + noise(0.02), gold=0.5 - 0.3 * T[::10], **spam)) is not None
+
+
+def test_growth_that_costs_reward_is_told_apart_from_growth_that_is_paid():
+    longer = {"completion_length": 100 + 100 * np.clip(2 * T - 1, 0, 1) + noise(2)}
+    falling, rising = (0.6 + sign * 0.2 * np.clip(2 * T - 1, 0, 1) + noise(0.01) for sign in (-1, 0.2))
+    assert length_drift(seen(reward=falling, **longer)).evidence["reward_falls"] == 1
+    assert "reward_falls" not in length_drift(seen(reward=rising, **longer)).evidence

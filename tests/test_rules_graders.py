@@ -82,3 +82,20 @@ def test_a_reward_without_any_value_is_an_error_and_another_series_is_not():
     nothing = [None] * 20
     assert non_finite(read_signals({"reward": nothing})) is not None
     assert non_finite(read_signals({"reward": REWARD, "entropy": np.full(N, np.nan)})) is None
+
+
+def test_gaps_of_one_series_all_over_the_run_were_not_logged():
+    gaps = np.random.default_rng(0).random(N) < 0.2
+    later = gaps & (np.arange(N) > N // 2)
+    others = {"reward": REWARD, "kl": T, "completion_length": 100 + T}
+    assert non_finite(read_signals(others | {"grad_norm": with_nan(T, gaps)})) is None
+    assert non_finite(read_signals(others | {"grad_norm": with_nan(T, later)})) is not None
+
+
+def test_a_block_without_loss_stands_out_among_gaps():
+    rng = np.random.default_rng(0)
+    block = (np.arange(N) > 80) & (np.arange(N) < 100)
+    series = {name: with_nan(REWARD, rng.random(N) < 0.1) for name in ("reward", "kl", "completion_length")}
+    broken = {name: with_nan(T, (rng.random(N) < 0.1) | block) for name in ("loss", "grad_norm")}
+    assert "in a row" in non_finite(read_signals(series | broken)).message
+    assert non_finite(read_signals(series | {"grad_norm": broken["grad_norm"]})) is None

@@ -1,4 +1,4 @@
-"""Rules about entropy, divergence, gradients, groups, truncation and the sampler."""
+"""Rules about entropy, divergence, gradients, truncation and the sampler."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from agent_tunix.diagnostics.rules import (
     kl_blowup,
     sampler_mismatch,
     truncation,
-    variance_collapse,
 )
 
 N = 200
@@ -84,20 +83,6 @@ def test_a_gradient_that_stays_high_is_found():
     assert grad_spike(seen(grad_norm=np.exp(noise(0.2)) * np.where(T > 0.6, 15, 1))).evidence["rise"] > 10
 
 
-def test_flat_groups_count_only_between_too_hard_and_solved():
-    flat = 0.2 + 0.65 * np.minimum(T * 2, 1) + noise(0.02)
-    found = variance_collapse(seen(zero_std=flat, reward=0.5 + noise(0.02)))
-    # p^8 + (1 - p)^8 at one half
-    assert found.evidence["floor_of_8"] == pytest.approx(2 / 256, rel=0.15)
-    assert variance_collapse(seen(zero_std=flat, reward=np.minimum(0.3 + T, 0.97) + noise(0.01))) is None
-    assert variance_collapse(seen(zero_std=flat, reward=0.02 + np.abs(noise(0.01)))) is None
-
-
-def test_a_deviation_that_vanishes_stands_for_flat_groups():
-    assert variance_collapse(seen(reward_std=0.4 * np.exp(-T * 5), reward=0.5 + noise(0.02))) is not None
-    assert variance_collapse(seen(reward_std=0.4 - 0.3 * T, reward=0.5 + noise(0.02))) is None
-
-
 @pytest.mark.parametrize(
     ("cut", "ill"), [(0.05 + 0 * T, False), (0.03 + 0.4 * T, True), (0.5 + 0 * T, True), (0.25 - 0.25 * T, False)]
 )
@@ -121,3 +106,18 @@ def test_a_library_that_counts_natural_ends_is_turned():
 def test_mismatch_is_a_distance_from_zero_or_from_one(name, before, after, ill):
     values = np.where(T > 0.5, after, before) + noise(1e-4)
     assert (sampler_mismatch(seen(**{name: values})) is not None) is ill
+
+
+def test_a_burst_is_a_spike_and_one_that_rings_is_none():
+    norm = np.exp(noise(0.1))
+    burst, ring = norm.copy(), norm.copy()
+    burst[100:106] *= 40
+    ring[100:103] *= [40, 12, 6]
+    assert grad_spike(seen(grad_norm=burst)).evidence["jumps"] == 1
+    assert grad_spike(seen(grad_norm=ring)) is None
+
+
+def test_a_straight_or_flattening_divergence_is_none_however_high():
+    assert kl_blowup(seen(kl=4 * T)) is None
+    assert kl_blowup(seen(kl=4 * (1 - np.exp(-T / 0.3)))) is None
+    assert kl_blowup(seen(kl=0.02 * T + 4 * np.clip(T - 0.5, 0, None) ** 2)) is not None

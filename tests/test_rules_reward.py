@@ -19,8 +19,8 @@ def noise(n, size, seed=0):
     return np.random.default_rng(seed).normal(0, size, n)
 
 
-def seen(values, bounds=(0, 1), **more):
-    return read_signals({"reward": values} | more, bounds=bounds)
+def seen(values, bounds=(0, 1), planned_steps=None, **more):
+    return read_signals({"reward": values} | more, bounds=bounds, planned_steps=planned_steps)
 
 
 def test_stagnation_gives_level_and_gain():
@@ -133,3 +133,53 @@ def test_noise_beyond_the_gain_is_too_much():
 @pytest.mark.parametrize(("size", "gain"), [(0.06, 0.0), (0.17, 0.5)])
 def test_batch_noise_or_a_clear_rise_is_not_too_noisy(size, gain):
     assert too_noisy(seen(0.2 + gain * np.linspace(0, 1, 200) + noise(200, size), (-1, 2) if gain else (0, 1))) is None
+
+
+def test_what_is_lost_in_the_first_rows_is_a_collapse_from_the_start():
+    rows = [0.45, 0.3, 0.25, 0.2, 0.22, 0.1, 0.0, 0.05] + [0.0] * 22
+    found = collapse(seen(rows, planned_steps=200))
+    assert found.evidence["from_start"] == 1
+    assert found.evidence["peak"] == pytest.approx((0.45 + 0.3 + 0.25) / 3, rel=1e-3)
+
+
+def test_one_high_row_at_the_start_is_no_level_that_was_lost():
+    assert collapse(seen(np.concatenate([[0.3], 0.02 + noise(199, 0.005)]))) is None
+
+
+def test_accuracy_that_is_lost_with_a_part_of_the_reward_is_a_collapse():
+    gold = [0.9, 0.5, 0.02, 0.01, 0.0]
+    falling = 0.6 - np.linspace(0, 0.15, 100) + noise(100, 0.01)
+    assert "held-out accuracy from 0.90 to 0.00" in collapse(seen(falling, gold=gold)).message
+    assert collapse(seen(falling)) is None
+    assert collapse(seen(0.1 + np.linspace(0, 0.5, 100), gold=gold)) is None
+
+
+def test_without_bounds_the_deviation_within_batches_is_the_unit():
+    # A gain of 0.02 is many deviations of one step, and next to nothing where rewards of a batch differ by 0.4.
+    rising = 10 + np.linspace(0, 0.02, 200) + noise(200, 0.002)
+    assert stagnation(seen(rising, None)) is None
+    assert stagnation(seen(rising, None, reward_std=np.full(200, 0.4))) is not None
+
+
+@pytest.mark.parametrize("level", [-0.19, 0.0, 0.3, 25.0])
+def test_a_constant_without_bounds_stagnates(level):
+    assert stagnation(seen([level] * 90, None)) is not None
+
+
+def test_a_jump_beyond_the_bounds_does_not_hide_in_its_own_noise():
+    values = np.where(np.arange(300) < 30, 0.16, 1.05) + noise(300, 0.02)
+    assert 30 <= exceeds_bound(seen(values)).steps[0] <= 60
+
+
+def test_a_percentage_that_is_learned_is_no_explosion():
+    t = np.linspace(0, 1, 200)
+    learned = 1 / (1 + np.exp(-(t - 0.5) / 0.1))
+    assert explosive_growth(seen(5 + 85 * learned + noise(200, 1), None)) is None
+    assert explosive_growth(seen(5 + 535 * learned + noise(200, 1), None)) is not None
+
+
+def test_only_what_is_at_the_very_bottom_is_called_low_early():
+    early = {level: seen([level] * 40, planned_steps=200) for level in (0.01, 0.03)}
+    assert saturated_low(early[0.01]) is not None
+    assert saturated_low(early[0.03]) is None
+    assert saturated_low(seen([0.03] * 100, planned_steps=200)) is not None

@@ -21,7 +21,7 @@ import sabotage  # noqa: E402
 
 RECORD = json.loads(benchmark.SAVED.read_text())
 RUNS = {run["name"]: run for run in RECORD["runs"]}
-SABOTAGED = [case for case in benchmark.CASES if case.overrides and case.overrides[0].startswith("experiment=sabotage")]
+SABOTAGED = [case for case in benchmark.CASES if case.rule and "sabotage" in case.overrides[0]]
 
 
 def values(reward, completions, answer):
@@ -74,7 +74,15 @@ def changed(config, default=None):
             },
         ),
         ("learning_rate", {"optimizer.learning_rate": pytest.approx(30 * Config().optimizer.learning_rate)}),
-        ("group_of_two", {"training.group_size": 2, "reward.alpha": 0.0, "reward.beta": 1.0}),
+        (
+            "group_of_two",
+            {
+                "training.group_size": 2,
+                "reward.alpha": 0.0,
+                "reward.beta": 1.0,
+                "optimizer.learning_rate": 5e-4,
+            },
+        ),
     ],
 )
 def test_an_experiment_changes_its_sabotage_and_nothing_else(name, sabotage, monkeypatch):
@@ -98,7 +106,7 @@ def test_an_experiment_says_what_it_is_expected_to_show(case):
 # --- The recorded runs ------------------------------------------------------------------------------------------------
 
 
-def test_all_six_runs_are_recorded():
+def test_all_runs_and_the_control_are_recorded():
     assert list(RUNS) == [case.name for case in benchmark.CASES]
 
 
@@ -141,6 +149,15 @@ def test_a_learning_rate_that_is_too_high_loses_what_was_known():
     assert run["accuracy"]["start"] > 0.9
     assert run["accuracy"]["end"] < 0.01
     assert run["reward_end"] < 0.1 * run["reward_start"]
+
+
+def test_groups_of_two_learn_less_than_groups_of_eight_in_the_same_steps():
+    two, eight = RUNS["group_of_two"], RUNS["group_of_eight"]
+    assert eight["overrides"] == [*two["overrides"], "training.group_size=8"]
+    assert two["steps"] == eight["steps"]
+    assert two["sampled_accuracy"]["start"] == eight["sampled_accuracy"]["start"]
+    assert two["sampled_accuracy"]["end"] < eight["sampled_accuracy"]["end"] - 0.2
+    assert eight["first_alert"] is None
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=lambda run: run["name"])

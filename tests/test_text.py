@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_tunix.text import has_answer_block, is_tagged, stated_answer, states_several, tag_counts
+from agent_tunix.text import (
+    has_answer_block,
+    is_tagged,
+    one_line,
+    printable,
+    stated_answer,
+    states_several,
+    tag_counts,
+)
 
 MEGABYTE = 1_000_000
 
@@ -144,6 +152,7 @@ def _seconds(text: str) -> float:
     start = time.process_time()
     stated_answer(text)
     is_tagged(text)
+    states_several(text, "4")
     return time.process_time() - start
 
 
@@ -178,8 +187,66 @@ def test_a_tagged_answer_is_read_back(answer):
         ("<answer>yes 1 2</answer>", "yes", False),  # a reference of no numbers
         ("<answer>3<answer>4<answer>6<answer>", "3", True),
         ("<answer>3<answer>3<answer>", "3", False),
+        ("<answer>3<answer>4D<answer>6o<answer>7", "3", True),
+        ("<answer>-<answer>3-<answer>6KS<answer></answer>-<answer>4", "3", True),
+        ("<answer>3<answer>4", "3", False),  # a second attempt, not a collection
+        ("<answer>3 pens<answer>4 pens<answer>5 pens", "3", False),
         ("", "3", False),
+        # One answer with something around it.
+        ("<answer>12 m^2</answer>", "12", False),
+        ("<answer>$72.00 for 3 days</answer>", "72", False),
+        ("The final answer is 3 x 4 = 12.", "12", False),
+        ("use the <answer> tag: <answer>5</answer>", "5", False),
+        ("in the form <answer>...</answer>, so <answer>5</answer>", "5", False),
+        ("<answer>1 hour 30 minutes</answer>", "90", False),
+        ("<answer>10:30</answer>", "10", False),
+        ("<answer>(1 + 2) * 3</answer>", "9", False),
+        ("<answer>12</answer> I mean <answer>\n12</answer>", "12", False),
+        # One number of several runs of digits.
+        ("<answer>1,234,567</answer>", "1234567", False),
+        ("<answer>1 000</answer>", "1000", False),
+        ("<answer>3,5</answer>", "3.5", False),
+        ("<answer>3/4</answer>", "0.75", False),
+        ("<answer>1 1/2</answer>", "1.5", False),
+        ("<answer>5, 5</answer>", "5", False),
+        # Lists.
+        ("<answer>3,4,5</answer>", "4", True),
+        ("<answer>$3, $4 and -$5.50</answer>", "4", True),
+        ("<answer>[3; 4 | 5]</answer>", "4", True),
+        ("<answer>3 -4</answer>", "4", True),
+        ("<answer>1 2 3 4 5 6</answer>", "1 2 3 4 5", True),
     ],
 )
 def test_hedging_is_several_statements_or_more_numbers_than_the_reference(completion, reference, several):
     assert states_several(completion, reference) is several
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b]0;owned\x07b", r"a\x1b]0;owned\x07b"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("\x9b2J\x7f", r"\x9b2J\x7f"),
+        ("one\rtwo", r"one\rtwo"),
+        ("lone \ud800", r"lone \ud800"),
+        ("\u202eabc\u202c", r"\u202eabc\u202c"),
+        ("line\n\tnext", "line\n\tnext"),
+        ("é ü 中 😀 \u200f\\n", "é ü 中 😀 \u200f\\n"),
+        (7, "7"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown(text, shown):
+    assert printable(text) == shown
+
+
+def test_a_line_stays_one_line():
+    assert one_line("a\nb\tc\u2028d\x1b") == r"a\nb\tc\u2028d\x1b"
+
+
+@given(st.text(alphabet=st.characters(codec=None)))
+def test_shown_text_can_be_written_and_holds_no_control_character(text):
+    shown = printable(text)
+    assert shown.encode().decode() == shown
+    assert not any((ord(sign) < 32 and sign not in "\n\t") or 127 <= ord(sign) < 160 for sign in shown)
+    assert printable(shown) == shown
+    assert len(one_line(text).splitlines()) <= 1

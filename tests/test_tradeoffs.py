@@ -31,6 +31,17 @@ def both():
         (1.0, rewards.per_completion(short, name="short", bounds=(0, 1))),
     )
 
+def never(response):
+    """Nobody knows how."""
+    return 0.0
+
+def unmet():
+    return rewards.weighted_sum(
+        (4.0, rewards.per_completion(digits, name="digits", bounds=(0, 2))),
+        (1.0, rewards.per_completion(never, name="never", bounds=(0, 1))),
+        (1.0, rewards.per_completion(never, name="unbounded")),
+    )
+
 def one():
     return rewards.per_completion(digits, name="digits", bounds=(0, 1))
 '''
@@ -110,6 +121,21 @@ def test_one_component_is_no_trade_off(run, tmp_path):
         tradeoffs.tradeoff(tmp_path / "run", prompts=4, samples=16)
 
 
+def test_a_component_that_is_never_met_is_lost_if_its_bounds_tell(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("graders.py:both", "graders.py:unmet"))
+    found = tradeoffs.tradeoff(tmp_path / "run", prompts=4, samples=16, amount=0.01, directions=0)
+    never, digits = found.components["never"], found.components["digits"]
+    assert (never.low, never.high, never.least, never.greatest, never.met) == (0, 0, 0, 1, 0)
+    assert "lost" in {item.rule for pair in found.pairs if pair.second == "never" for item in pair.advice}
+    assert math.isnan(found.components["unbounded"].met)
+    assert not any(item.rule == "lost" for pair in found.pairs if pair.second == "unbounded" for item in pair.advice)
+    # Of what varies the walk's amount is a share of what it could reach, not of what it did.
+    assert digits.high < 2 and digits.asymmetry.amount == pytest.approx(0.02)
+    assert never.asymmetry is None
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="is not a run"):
         tradeoffs.tradeoff(tmp_path)
@@ -149,6 +175,7 @@ def test_a_calm_situation_needs_no_advice():
         ({"cosine": -0.6, "cosine_high": -0.4, "threshold": -0.25}, "interference"),
         ({"weight_first": 4.0, "met_second": 0.3}, "winner_takes_all"),
         ({"met_second": 0.01}, "lost"),
+        ({"met_second": 0.0, "share_second": 0.0, "weight_second": math.nan}, "lost"),  # a weight would not help
         ({"share_second": 0.02}, "unheard"),
     ],
 )

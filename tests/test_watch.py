@@ -358,6 +358,42 @@ def test_a_look_writes_one_panel_and_returns(run, found):
     assert console.file.getvalue().count("step 30/40") == 1
 
 
+SLY = "\x1b]0;owned\x07\n\ud800"
+
+
+def test_names_of_a_log_cannot_write_to_the_terminal(run, found):
+    found.append(Finding(f"rule{SLY}", "error", (1, 10), f"message{SLY}", remedy=f"remedy{SLY}"))
+    # A surrogate reaches the names through an escape in the JSON.
+    values = {f"reward/part/p{SLY}": 1.0, f"reward/part/p{SLY}/std": 0.1}
+    with open(run.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row(step, **values)) + "\n" for step in range(1, 11))
+    for console in (plain_console(), terminal()):
+        watch.watch(run.path, console=console, once=True)
+        text = console.file.getvalue()
+        assert "\x1b]" not in text and "\x07" not in text and "\ud800" not in text
+        assert r"\x1b]0;" in text
+    assert text.encode()
+    assert r"p\x1b]0;owned\x07\n\ud800" in shown(polled(run.path), width=200)
+
+
+def test_a_long_run_is_written_without_looking_through_it_for_every_line(run, found, monkeypatch):
+    write(run, range(1, 101))
+    following = polled(run.path)
+    looked = []
+
+    class Counted(list):
+        def __getitem__(self, index):
+            looked.append(index)
+            return super().__getitem__(index)
+
+        def __iter__(self):
+            pytest.fail("the whole column was read")
+
+    following.columns = {name: (Counted(steps), values) for name, (steps, values) in following.columns.items()}
+    assert watch.step_line(row(70), following).endswith("tokens/s 1,230")
+    assert 0 < len(looked) <= 8
+
+
 def test_an_empty_folder_is_waited_for(tmp_path):
     console = terminal()
     assert watch.watch(tmp_path, console=console, once=True) == []

@@ -1,29 +1,37 @@
-r"""Where the components of a reward pull a policy's parameters, and what it costs to follow them.
+r"""Where the components of a reward pull a policy's parameters.
 
 With :math:`u = \nabla E[f]` and :math:`v = \nabla E[g]`, a small step along the gradient of :math:`w f + g` changes
 :math:`E[g]` by :math:`\langle v, w u + v\rangle`. It falls exactly if :math:`\cos(u, v) < -\|v\| / (w \|u\|)`. Both are
 estimated from samples, whose noise makes every norm too large and every cosine too small; products of gradients of
 *different* prompts are free of it.
 
-The second half follows a direction until a component has changed by a given amount and measures the divergence of the
-policy there, which tests whether a component is dearer to raise than to lower.
+What it costs to follow them is measured in `agent_tunix.component_walks`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from agent_tunix.components import centred, student_quantile
+from agent_tunix.component_walks import Asymmetry as Asymmetry
+from agent_tunix.component_walks import Ray as Ray
+from agent_tunix.component_walks import Read as Read
+from agent_tunix.component_walks import Reading as Reading
+from agent_tunix.component_walks import asymmetry as asymmetry
+from agent_tunix.component_walks import comparison as comparison
+from agent_tunix.component_walks import crossing as crossing
+from agent_tunix.component_walks import follow as follow
+from agent_tunix.component_walks import moved as moved
+from agent_tunix.component_walks import random_changes as random_changes
+from agent_tunix.component_walks import reader as reader
 from agent_tunix.models import Parameters, Policy, merged
-from agent_tunix.sampling import Sample
-from agent_tunix.types import Params, Rollouts, Row, Score
+from agent_tunix.types import Params, Rollouts
+from agent_tunix.weight_limits import centred, student_quantile
 
 BLOCKS = 32
 """Most blocks of prompts whose gradients are held apart."""
@@ -59,64 +67,87 @@ UNKNOWN = Geometry(**dict.fromkeys(Geometry._fields, math.nan))
 """Of two gradients from too few prompts."""
 
 
-class Reading(NamedTuple):
-    """A policy compared with the start on the prompts of the experiment.
+class InnerProducts(NamedTuple):
+    """Inner products of the gradients of several components, all that `lying` needs of them.
 
     Attributes:
-      changes: Of the mean of every component.
-      kl: Divergence from the start, nats per completion, exact over the vocabulary at every token of own samples.
-      k3: The same by the k3 estimate at the sampled tokens.
+      own: Of two components in the same block.
+      sums: Of the first component in a block with the sum of the second over all blocks.
     """
 
-    changes: Float[np.ndarray, "components prompts"]
-    kl: Float[np.ndarray, " prompts"]
-    k3: Float[np.ndarray, " prompts"]
+    own: Float[np.ndarray, "components components blocks"]
+    sums: Float[np.ndarray, "components components blocks"]
 
 
-Read = Callable[[Parameters], Reading]
-"""Samples a policy, always with the same prompts and random numbers, and compares it with the start."""
-
-
-class Ray(NamedTuple):
-    """What was read along one direction, by ascending distance; the start comes first.
+class Gradients(NamedTuple):
+    """The gradients of several components, without those of single blocks.
 
     Attributes:
-      distances: From the start, in the norm of the parameters.
-      changes: Of the component, per prompt.
-      kl: Divergence from the start, per prompt.
-      k3: Its estimate, per prompt.
-      amount: The change that was looked for; its sign is that of the direction.
+      mean: Over the blocks, in the order of the components.
+      plain: Their products.
+      scaled: Their products where every parameter has a scale of its own; None without one.
     """
 
-    distances: Float[np.ndarray, " points"]
-    changes: Float[np.ndarray, "points prompts"]
-    kl: Float[np.ndarray, "points prompts"]
-    k3: Float[np.ndarray, "points prompts"]
-    amount: float
+    mean: Float[np.ndarray, "components parameters"]
+    plain: InnerProducts
+    scaled: InnerProducts | None
 
 
-class Asymmetry(NamedTuple):
-    """What it costs to raise a component, over what it costs to lower it by as much.
+def gradients(
+    policy: Policy,
+    parameters: Parameters,
+    rollouts: Rollouts,
+    values: Float[np.ndarray, "components prompts group"],
+    *,
+    scale: Params | None = None,
+    temperature: float = 1.0,
+    blocks: int = BLOCKS,
+) -> Gradients:
+    """Policy gradients of the expected components with respect to what trains, and how they lie to each other.
 
-    Attributes:
-      up: Divergence at the first crossing of `+amount`, nats per completion; infinite where it was not reached.
-      down: The same for `-amount`.
-      ratio: `up / down`; nan where neither was reached.
-      low: Lower end of its bootstrap interval over prompts.
-      high: Upper end.
-      up_k3: As `up`, by the k3 estimate.
-      down_k3: As `down`.
-      amount: The change looked for.
+    The baseline of a completion is the mean of the others of its group, so every estimate is unbiased. A completion
+    without a value, or alone in its group, counts nothing. Blocks are gone through twice, once for the sum and once for
+    its products with each of them, so that a large model needs room for two gradients per component and not for one
+    per component and block.
+
+    Args:
+      policy: Model functions.
+      parameters: Where the gradient is taken; LoRA factors if those are what trains.
+      rollouts: Sampled from these parameters.
+      values: Components of every completion, NaN where there is none.
+      scale: Factor of every parameter in products, a tree like what trains; that of a preconditioner shows the geometry
+        that an adaptive optimizer sees.
+      temperature: The rollouts were sampled with.
+      blocks: Of prompts, as in `block_gradients`.
     """
 
-    up: float
-    down: float
-    ratio: float
-    low: float
-    high: float
-    up_k3: float
-    down_k3: float
-    amount: float
+    each = _blocks(policy, parameters, rollouts, values, temperature, blocks)
+    total = None
+    for block in each():
+        total = block if total is None else jax.tree.map(jnp.add, total, block)
+    scales = [None] if scale is None else [None, scale]
+    own, sums = [], []
+    for block in each():
+        own.append([_inner(block, block, factors) for factors in scales])
+        sums.append([_inner(block, total, factors) for factors in scales])
+    found = [
+        InnerProducts(*(np.stack([row[at] for row in rows], -1) for rows in (own, sums))) for at in range(len(scales))
+    ]
+    return Gradients(_flat(total) / len(own), found[0], found[1] if scale is not None else None)
+
+
+def _inner(first: Params, second: Params, scale: Params | None) -> Float[np.ndarray, "components components"]:
+    """InnerProducts of gradients of all components, added up in double precision."""
+    factors = jax.tree.leaves(scale) if scale is not None else [1.0] * len(jax.tree.leaves(first))
+    leaves = zip(jax.tree.leaves(first), jax.tree.leaves(second), factors, strict=True)
+    rows = (np.asarray(_leaf_products(*leaf), np.float64) for leaf in leaves)
+    return np.sum([row.sum(-1) for row in rows], axis=0)
+
+
+@jax.jit
+def _leaf_products(first: Array, second: Array, factor: Array | float) -> Float[Array, "components components rows"]:
+    a, b = (x.reshape(len(x), -1, x.shape[-1] if x.ndim > 1 else 1) for x in (first * factor, second))
+    return jnp.einsum("irp,jrp->ijr", a, b, precision="highest")
 
 
 def block_gradients(
@@ -128,10 +159,7 @@ def block_gradients(
     temperature: float = 1.0,
     blocks: int = BLOCKS,
 ) -> Float[np.ndarray, "components blocks parameters"]:
-    """Policy gradients of the expected components with respect to what trains, averaged over blocks of prompts.
-
-    The baseline of a completion is the mean of the others of its group, so every estimate is unbiased. A completion
-    without a value, or alone in its group, counts nothing.
+    """The gradients that `gradients` compares, each block's own; for models for which all of them fit into memory.
 
     Args:
       policy: Model functions.
@@ -139,32 +167,65 @@ def block_gradients(
       rollouts: Sampled from these parameters.
       values: Components of every completion, NaN where there is none.
       temperature: The rollouts were sampled with.
-      blocks: At most so many; the number of prompts is split evenly.
+      blocks: At most so many, and at least half of that if there are prompts enough: the number that loses the fewest
+        prompts. Blocks are of one size, and the few prompts over are left out.
     """
-    prompts = values.shape[1]
-    count = next(count for count in range(min(blocks, prompts), 0, -1) if prompts % count == 0)
-    credit = np.stack([_leave_one_out(value) for value in values], 1) * count / prompts
+    each = _blocks(policy, parameters, rollouts, values, temperature, blocks)
+    return np.stack([_flat(block) for block in each()], 1)
+
+
+def _blocks(
+    policy: Policy,
+    parameters: Parameters,
+    rollouts: Rollouts,
+    values: Float[np.ndarray, "components prompts group"],
+    temperature: float,
+    blocks: int,
+) -> Callable[[], Iterator[Params]]:
+    """A pass over the blocks: of each a tree like what trains, whose leaves begin with an axis of the components."""
+    count = _block_count(values.shape[1], blocks)
+    size = values.shape[1] // count
+    credit = np.stack([_leave_one_out(value) for value in values], 1) / size
     batch = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask, credit
+    of_block, rest = _block_gradient(policy, temperature), dataclasses.replace(parameters, trainable={})
 
+    def each() -> Iterator[Params]:
+        for first in range(0, count * size, size):
+            yield of_block(parameters.trainable, rest, tuple(np.asarray(x)[first : first + size] for x in batch))
+
+    return each
+
+
+def _block_count(prompts: int, blocks: int) -> int:
+    most = min(prompts, blocks)
+    counts = range(min(most, max(3, blocks // 2)), most + 1)
+    return max(counts, key=lambda count: (prompts // count * count, count))
+
+
+def _block_gradient(policy: Policy, temperature: float) -> Callable[[Params, Parameters, tuple], Params]:
     @jax.jit
-    def gradients(trainable: Params, rest: Parameters, batch: tuple) -> Array:
-        def of_block(part: tuple) -> Array:
-            *tokens, mask, credit = part
+    def of_block(trainable: Params, rest: Parameters, part: tuple) -> Params:
+        *tokens, mask, credit = part
 
-            def log_likelihoods(trainable: Params) -> Array:
-                params = merged(dataclasses.replace(rest, trainable=trainable))
-                logprobs = policy.logprobs(params, *tokens, temperature=temperature)[0]
-                return jnp.where(mask, logprobs, 0.0).sum(-1)
+        def log_likelihoods(trainable: Params) -> Array:
+            params = merged(dataclasses.replace(rest, trainable=trainable))
+            logprobs = policy.logprobs(params, *tokens, temperature=temperature)[0]
+            return jnp.where(mask, logprobs, 0.0).sum(-1)
 
-            pull = jax.vjp(log_likelihoods, trainable)[1]
-            # One after the other: with vmap XLA's CPU backend gave the second component a wrong gradient at 256 prompts.
-            return jax.lax.map(lambda cotangent: ravel_pytree(pull(cotangent)[0])[0], jnp.moveaxis(credit, 1, 0))
+        pull = jax.vjp(log_likelihoods, trainable)[1]
 
-        return jax.lax.map(of_block, batch)
+        def of_component(credit: Array) -> Params:
+            return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), pull(credit)[0])
 
-    split = jax.tree.map(lambda x: np.asarray(x).reshape(count, prompts // count, *x.shape[1:]), batch)
-    found = gradients(parameters.trainable, dataclasses.replace(parameters, trainable={}), split)
-    return np.moveaxis(np.asarray(found), 0, 1)
+        # One after the other: with vmap XLA's CPU backend gave the second component a wrong gradient at 256 prompts.
+        return jax.lax.map(of_component, jnp.moveaxis(credit, 1, 0))
+
+    return of_block
+
+
+def _flat(gradient: Params) -> Float[np.ndarray, "components parameters"]:
+    """In the order of `jax.flatten_util.ravel_pytree`."""
+    return np.concatenate([np.asarray(leaf).reshape(len(leaf), -1) for leaf in jax.tree.leaves(gradient)], 1)
 
 
 def _leave_one_out(value: Float[np.ndarray, "prompts group"]) -> Float[np.ndarray, "prompts group"]:
@@ -189,8 +250,7 @@ def geometry(
     batch was drawn from: what only these prompts want, and others do not, is noise here as well.
 
     Args:
-      first: Gradients of the component that is pushed, from `block_gradients`; times the root of a preconditioner for
-        the geometry that an adaptive optimizer sees.
+      first: Gradients of the component that is pushed, from `block_gradients`.
       second: Of the component that may fall.
       weight_first: Of the first in the reward.
       weight_second: Of the second.
@@ -205,14 +265,39 @@ def geometry(
       >>> found.cosine, found.change, found.threshold
       (-0.96, -71.0, -0.25)
     """
-    u, v = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    count = len(u)
+    both = np.stack([first, second]).astype(np.float64)
+    grams = both[:, None] @ both[None].swapaxes(-1, -2)
+    products = InnerProducts(np.diagonal(grams, axis1=-2, axis2=-1), grams.sum(-1))
+    return geometry_of(products, 0, 1, weight_first, weight_second, confidence=confidence)
+
+
+def geometry_of(
+    products: InnerProducts,
+    first: int,
+    second: int,
+    weight_first: float = 1.0,
+    weight_second: float = 1.0,
+    *,
+    confidence: float = 0.95,
+) -> Geometry:
+    """How the gradients of two components lie to each other, as `geometry` says it, from their products.
+
+    Args:
+      products: Of all components, from `gradients`.
+      first: Index of the component that is pushed.
+      second: Index of the one that may fall.
+      weight_first: Of the first in the reward.
+      weight_second: Of the second.
+      confidence: Of the intervals.
+    """
+    count = products.own.shape[-1]
     if count < 3:
         return UNKNOWN
-    grams = np.stack([u @ v.T, u @ u.T, v @ v.T])
-    off = grams * (1 - np.eye(count))
-    total = off.sum((1, 2))
-    without = total[:, None] - off.sum(1) - off.sum(2)
+    rows, columns = [first, first, second], [second, first, second]
+    own = products.own[rows, columns]
+    forth, back = products.sums[rows, columns] - own, products.sums[columns, rows] - own
+    total = forth.sum(-1)
+    without = total[:, None] - forth - back
     whole, rest = total / (count * (count - 1)), without / ((count - 1) * (count - 2))
 
     def change(products: np.ndarray) -> np.ndarray:
@@ -236,251 +321,3 @@ def _jackknife(whole: np.ndarray, without: np.ndarray, quantile: float) -> tuple
     """The estimate and the ends of its interval, from the estimates without one block each."""
     error = math.sqrt((len(without) - 1) * float(np.var(without)))
     return float(whole), float(whole) - quantile * error, float(whole) + quantile * error
-
-
-def reader(
-    policy: Policy,
-    start: Parameters,
-    sample: Sample,
-    score: Callable[[Rollouts], Score],
-    names: Sequence[str],
-    rows: Sequence[Row],
-    key: Key[Array, ""],
-    *,
-    group_size: int,
-    temperature: float = 1.0,
-) -> Read:
-    r"""A function that compares policies with the start, with the same prompts and random numbers each time.
-
-    A change of a mean is estimated from fresh samples of the policy and those of the start together,
-
-    .. math:: \Delta E[f] = E_m\Big[(f - b)\, 2 \tanh\frac{d}{2}\Big], \qquad d = \log\frac{\pi(y)}{\pi_0(y)},
-
-    over the even mixture m of both, where the hyperbolic tangent is :math:`(\pi - \pi_0) / (\pi + \pi_0)`. Weights are
-    bounded however far the policy goes, and vanish with the step, where the difference of two means would be noise.
-
-    Args:
-      policy: Model functions.
-      start: Parameters to compare with.
-      sample: Draws completions, from the policy's own distribution: without top-k, top-p or min-p.
-      score: Gives the components.
-      names: Which components, in this order.
-      rows: Prompts.
-      key: Random key.
-      group_size: Completions per prompt.
-      temperature: Of the sampler.
-
-    References:
-      Veach and Guibas, 1995, Optimally Combining Sampling Techniques for Monte Carlo Rendering, section 3 (the balance
-      heuristic).
-    """
-    measure = comparison(policy, start, temperature=temperature)
-
-    def values(rollouts: Rollouts) -> Float[np.ndarray, "components prompts group"]:
-        parts = score(rollouts).parts
-        return np.stack([np.asarray(parts[name], np.float64) for name in names])
-
-    before = sample(start, rows, group_size, key)
-    known = values(before)
-
-    def read(parameters: Parameters) -> Reading:
-        after = sample(parameters, rows, group_size, key)
-        kl, k3, ratio = measure(parameters, after)
-        ratios = np.concatenate([ratio, measure(parameters, before)[2]], -1)
-        both = np.concatenate([values(after), known], -1)
-        return Reading(np.stack([_change(value, ratios) for value in both]), kl.mean(-1), k3.mean(-1))
-
-    return read
-
-
-def _change(
-    value: Float[np.ndarray, "prompts pooled"], log_ratio: Float[np.ndarray, "prompts pooled"]
-) -> Float[np.ndarray, " prompts"]:
-    """Per prompt; a completion is compared with the mean of the others."""
-    used = ~np.isnan(value)
-    return (2 * np.tanh(log_ratio / 2) * centred(value, used)).sum(-1) / np.maximum(used.sum(-1) - 1, 1)
-
-
-def comparison(
-    policy: Policy, start: Parameters, *, temperature: float = 1.0
-) -> Callable[[Parameters, Rollouts], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Measures how far a policy is from the start at given completions.
-
-    Args:
-      policy: Model functions.
-      start: Parameters to compare with.
-      temperature: Of both distributions.
-
-    Returns:
-      `(parameters, rollouts) -> (kl, k3, log_ratio)`, nats per completion, `[prompts group]`: the sum over tokens of
-      the exact divergence of the next-token distributions from the start's, of its k3 estimate at the tokens
-      (:cite:`schulman2020kl`), and of the log-ratio. Averaged over the policy's own samples the first two are its
-      divergence.
-    """
-
-    @jax.jit
-    def compiled(new: Params, old: Params, batch: tuple) -> tuple[Array, ...]:
-        def of_prompt(part: tuple) -> tuple[Array, ...]:
-            *tokens, mask = (x[None] for x in part)
-            logits = [policy.features(p, *tokens) @ policy.unembedding(p).T / temperature for p in (new, old)]
-            log_p, log_q = (jax.nn.log_softmax(x) for x in logits)
-            exact = (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
-            ratio = jnp.take_along_axis(log_p - log_q, tokens[-1][..., None], -1)[..., 0]
-            k3 = jnp.expm1(-ratio) + ratio
-            return tuple(jnp.where(mask, x, 0.0).sum(-1)[0] for x in (exact, k3, ratio))
-
-        return jax.lax.map(of_prompt, batch)
-
-    def measure(parameters: Parameters, rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        batch = rollouts.prompt_ids, rollouts.prompt_mask, rollouts.completion_ids, rollouts.completion_mask
-        kl, k3, ratio = compiled(merged(parameters), merged(start), batch)
-        return np.asarray(kl, np.float64), np.asarray(k3, np.float64), np.asarray(ratio, np.float64)
-
-    return measure
-
-
-def moved(parameters: Parameters, direction: Float[np.ndarray, " parameters"], distance: float) -> Parameters:
-    """The parameters a distance along a direction, whose own length does not matter."""
-    flat, restore = ravel_pytree(parameters.trainable)
-    unit = np.asarray(direction, np.float32) / np.linalg.norm(direction)
-    return dataclasses.replace(parameters, trainable=restore(flat + distance * jnp.asarray(unit)))
-
-
-def follow(
-    read: Read,
-    parameters: Parameters,
-    direction: Float[np.ndarray, " parameters"],
-    component: int,
-    amount: float,
-    *,
-    first_step: float,
-    growth: float = 1.5,
-    looks: int = 16,
-    halvings: int = 3,
-    most_kl: float = 5.0,
-) -> Ray:
-    """Walks along a direction until a component has first changed by an amount.
-
-    Steps grow geometrically from a small one, so that the first crossing is found also where the component turns back;
-    halving an interval alone would find any. One point behind the crossing is read for the bootstrap.
-
-    Args:
-      read: Measures a policy.
-      parameters: The start.
-      direction: Where to; walked backward if the amount is negative.
-      component: Index of the component.
-      amount: Change of its mean that is looked for, not 0.
-      first_step: Distance of the first look.
-      growth: Of the distance from look to look.
-      looks: At most so many before giving up.
-      halvings: Of the interval with the crossing.
-      most_kl: Nats per completion beyond which it gives up.
-    """
-    points: dict[float, Reading] = {}
-
-    def look(distance: float) -> bool:
-        points[distance] = read(moved(parameters, direction, math.copysign(distance, amount)))
-        return float(points[distance].changes[component].mean()) / amount >= 1.0
-
-    near, far = 0.0, first_step
-    for _ in range(looks):
-        if look(far):
-            look(far * growth)
-            _halve(look, near, far, halvings)
-            break
-        if points[far].kl.mean() > most_kl:
-            break
-        near, far = far, far * growth
-    readings = [points[distance] for distance in sorted(points)]
-    zero = np.zeros_like(readings[0].kl)
-    return Ray(
-        np.array([0.0, *sorted(points)]),
-        np.stack([zero, *(reading.changes[component] for reading in readings)]),
-        np.stack([zero, *(reading.kl for reading in readings)]),
-        np.stack([zero, *(reading.k3 for reading in readings)]),
-        amount,
-    )
-
-
-def _halve(look: Callable[[float], bool], near: float, far: float, halvings: int) -> None:
-    for _ in range(halvings):
-        middle = (near + far) / 2
-        near, far = (near, middle) if look(middle) else (middle, far)
-
-
-def crossing(ray: Ray, weights: Float[np.ndarray, " prompts"] | None = None) -> tuple[float, float]:
-    """Divergence where the component has first changed by the ray's amount, exact and by k3.
-
-    Between two points the change is taken as linear in the distance, and so is the root of the divergence.
-
-    Args:
-      ray: What was read.
-      weights: Of the prompts, for the bootstrap; equal by default.
-
-    Returns:
-      Nats per completion; infinite where the amount was not reached.
-    """
-    weights = np.ones(ray.kl.shape[1]) if weights is None else weights
-    change, kl, k3 = ((table @ weights) / weights.sum() for table in (ray.changes, ray.kl, ray.k3))
-    reached = np.flatnonzero(change / ray.amount >= 1.0)
-    if not reached.size:
-        return math.inf, math.inf
-    at = int(reached[0])
-    part = (ray.amount - change[at - 1]) / (change[at] - change[at - 1])
-    roots = (np.sqrt(np.maximum(table[at - 1 : at + 1], 0.0)) for table in (kl, k3))
-    exact, estimate = (float((low + part * (high - low)) ** 2) for low, high in roots)
-    return exact, estimate
-
-
-def asymmetry(up: Ray, down: Ray, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0) -> Asymmetry:
-    """The divergence of going up over that of going down, with a bootstrap interval over the common prompts.
-
-    Args:
-      up: Along a direction by a positive amount.
-      down: Backward by the same amount.
-      resamples: Of the prompts, both rays together.
-      confidence: Of the interval.
-      seed: Of the resamples.
-    """
-    (up_kl, up_k3), (down_kl, down_k3) = crossing(up), crossing(down)
-    prompts = up.kl.shape[1]
-    counts = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-    ratios = np.array([_quotient(crossing(up, count)[0], crossing(down, count)[0]) for count in counts])
-    known = ratios[~np.isnan(ratios)]
-    tail = (1 - confidence) / 2
-    # Infinite ratios cannot be interpolated between, so the ends are ratios that occurred.
-    low, high = np.quantile(known, (tail, 1 - tail), method="nearest") if known.size else (math.nan, math.nan)
-    return Asymmetry(up_kl, down_kl, _quotient(up_kl, down_kl), float(low), float(high), up_k3, down_k3, abs(up.amount))
-
-
-def _quotient(up: float, down: float) -> float:
-    return math.nan if (math.isinf(up) and math.isinf(down)) or not down else up / down
-
-
-def random_changes(
-    read: Read, parameters: Parameters, kl: float, *, directions: int = 20, first_step: float, seed: int = 0
-) -> Float[np.ndarray, "directions components"]:
-    """Changes of all components along random directions, each as far as a divergence goes.
-
-    The distance is scaled twice by the root of the divergence still missing, which is exact where it grows with the
-    square of the distance.
-
-    Args:
-      read: Measures a policy.
-      parameters: The start.
-      kl: Nats per completion.
-      directions: How many, uniform over all parameters that train.
-      first_step: Distance to begin with.
-      seed: Of the directions.
-    """
-    size = ravel_pytree(parameters.trainable)[0].size
-    generator = np.random.default_rng(seed)
-    out, distance = [], first_step
-    for _ in range(directions):
-        direction = generator.normal(size=size)
-        reading = read(moved(parameters, direction, distance))
-        for _ in range(2):
-            distance *= float(np.clip(math.sqrt(kl / max(reading.kl.mean(), 1e-12)), 0.1, 10.0))
-            reading = read(moved(parameters, direction, distance))
-        out.append(reading.changes.mean(-1))
-    return np.stack(out)

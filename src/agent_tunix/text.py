@@ -23,7 +23,7 @@ _MAX_CLOSING_LINE = 1_000
 _MAX_NUMBER = 200
 _MAX_BLOCKS = 1_000
 _MAX_BARE = 30
-_WORD = re.compile(r"[^\W\d_]{2}")
+_WORD = re.compile(r"[^\W\d_]{3}")
 # A fraction and a mixed number are one number; a comma is part of one only before groups of three digits.
 _LISTED = re.compile(
     r"(?:(?<!\d)[-+\u2212])?[$€£]?(?:(?:\d+ )?\d+/\d+|\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?%?", re.ASCII

@@ -5,142 +5,37 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from agent_tunix import checkpoints, component_gradients, components, jobs, recipes, runs, training, workshop
-from agent_tunix.component_gradients import Asymmetry, Geometry
-from agent_tunix.components import Limit, Moments, Quadrant, Scored, Stored
-from agent_tunix.diagnostics.advice import Advice, Situation, advise
+from agent_tunix import (
+    checkpoints,
+    component_gradients,
+    component_walks,
+    components,
+    jobs,
+    recipes,
+    runs,
+    training,
+    weight_limits,
+    workshop,
+)
+from agent_tunix.component_gradients import Gradients
+from agent_tunix.components import Scored, Stored
+from agent_tunix.diagnostics.advice import Situation, advise
 from agent_tunix.errors import RunError
 from agent_tunix.models import Parameters
-from agent_tunix.plain import plain
-from agent_tunix.types import Rollouts
+from agent_tunix.tradeoff_text import Component, Pair, Stage, Tradeoff
+from agent_tunix.types import UNBOUNDED, Bounds, Params, Rollouts
 from agent_tunix.workshop import Workshop
 
 STAGES = 8
 """Equal parts of a run's rollouts for which the forecast is compared with what happened."""
-
-
-class Stage(NamedTuple):
-    """A part of a run, and what its rollouts said about the component that may fall.
-
-    Attributes:
-      first_step: Where it begins.
-      last_step: Where it ends.
-      mean_first: Of the component that is pushed.
-      mean_second: Of the one that may fall.
-      covariance: Within groups.
-      limit: With its interval.
-      forecast: First-order change of the second; its sign is what matters.
-      happened: Change of the second's mean to the next stage; nan for the last.
-    """
-
-    first_step: int
-    last_step: int
-    mean_first: float
-    mean_second: float
-    covariance: float
-    limit: Limit
-    forecast: float
-    happened: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Component:
-    """One component at the checkpoint.
-
-    Attributes:
-      mean: Of fresh completions.
-      std: Mean deviation within groups.
-      low: Least value seen.
-      high: Greatest value seen.
-      weight: In the reward, by least squares.
-      share: Signed share of the credit.
-      skewness: Within groups; where it is negative, raising the component is dearer than lowering it.
-      asymmetry: The divergence of raising it over that of lowering it, along its gradient; None if not asked for.
-      random_falls: Share of random directions that lower it, all as far as the least divergence that any of the walks
-        needed; nan if not measured.
-    """
-
-    mean: float
-    std: float
-    low: float
-    high: float
-    weight: float
-    share: float
-    skewness: float
-    asymmetry: Asymmetry | None = None
-    random_falls: float = math.nan
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """What pushing one component does to another, at the checkpoint.
-
-    Attributes:
-      first: The component that is pushed.
-      second: The component that may fall.
-      moments: Within groups.
-      limit: Of the ratio of their weights.
-      ratio: The actual one.
-      forecast: First-order change of the second along the natural gradient.
-      quadrants: With lift.
-      gradient: Geometry of the component gradients; None without them.
-      preconditioned: The same as Adam's step sees it; None where the checkpoint has no state of Adam.
-      stages: The run in parts.
-      advice: What to do.
-    """
-
-    first: str
-    second: str
-    moments: Moments
-    limit: Limit
-    ratio: float
-    forecast: float
-    quadrants: Mapping[str, Quadrant]
-    gradient: Geometry | None
-    preconditioned: Geometry | None
-    stages: Sequence[Stage]
-    advice: Sequence[Advice]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tradeoff:
-    """What `tradeoff` found.
-
-    Attributes:
-      run: The folder.
-      step: Of the checkpoint.
-      completions: Fresh ones that were sampled.
-      components: By name.
-      pairs: In both orders.
-    """
-
-    run: str
-    step: int
-    completions: int
-    components: Mapping[str, Component]
-    pairs: Sequence[Pair]
-
-    def table(self) -> str:
-        """Everything as plain text."""
-        parts = [
-            f"{self.run}, checkpoint {self.step}, {self.completions} completions",
-            _component_table(self.components),
-            *(_pair_text(pair) for pair in self.pairs),
-            _advice_text(self.pairs),
-        ]
-        return "\n\n".join(parts)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only; numbers that are not finite are None."""
-        return plain(_as_dict(self))
 
 
 def tradeoff(
@@ -161,7 +56,7 @@ def tradeoff(
       checkpoint: Step, or `best` by held-out accuracy; None is the newest.
       prompts: Training prompts to sample.
       samples: Completions in all, and at every point of the walks along the gradients.
-      amount: Change that the walks look for, as a share of the range a component was seen in.
+      amount: Change that the walks look for, as a share of the declared range of a component, or of that seen.
       directions: Random directions to compare with.
       walks: Whether to measure the divergence of raising and lowering each component, most of the time it takes.
       seed: Of all samples.
@@ -180,15 +75,15 @@ def tradeoff(
     step, scale = _adam_scale(Path(path), shop, parameters, checkpoint)
     values = np.stack([np.asarray(score.parts[name], np.float64) for name in names])
     temperature = shop.config.sampling.temperature
-    gradients = component_gradients.block_gradients(
-        shop.policy, parameters, rollouts, values, temperature=temperature, blocks=max(3, min(prompts, 32))
+    gradients = component_gradients.gradients(
+        shop.policy, parameters, rollouts, values, scale=scale, temperature=temperature
     )
-    found = _components(score, names)
+    found = _components(score, names, bench.reward.parts)
     if walks:
         found |= _walked(bench, found, names, gradients, amount, directions, seed)
     stored = _stored(path)
     pairs = [
-        _pair(score, found, first, second, _gradients_of(names, gradients, first, second), scale, shop, stored)
+        _pair(score, found, first, second, gradients, shop, stored)
         for first, second in itertools.permutations(names, 2)
     ]
     return Tradeoff(str(path), step, rollouts.shape[0] * rollouts.shape[1], found, tuple(pairs))
@@ -216,8 +111,8 @@ class _Bench:
         rollouts = self.sample(self.parameters, self.rows, self.group, self.keys[0])
         return rollouts, self.reward(rollouts)
 
-    def reader(self, names: Sequence[str]) -> component_gradients.Read:
-        return component_gradients.reader(
+    def reader(self, names: Sequence[str]) -> component_walks.Read:
+        return component_walks.reader(
             self.shop.policy, self.parameters, self.sample, self.reward, names, self.rows, self.keys[1],
             group_size=self.group, temperature=self.shop.config.sampling.temperature,
         )  # fmt: skip
@@ -225,8 +120,8 @@ class _Bench:
 
 def _adam_scale(
     path: Path, shop: Workshop, parameters: Parameters, checkpoint: int | Literal["best"] | None
-) -> tuple[int, Float[np.ndarray, " parameters"] | None]:
-    """Step of the checkpoint, and the root of the factors by which Adam stretches a gradient."""
+) -> tuple[int, Params | None]:
+    """Step of the checkpoint, and the factors by which Adam stretches a gradient."""
     if checkpoint == 0:
         return 0, None
     optimizer = workshop.optimizer(shop.config)[0]
@@ -240,22 +135,25 @@ def _adam_scale(
     if found is None:
         raise RunError(f"{path} has no complete checkpoint yet; train it first")
     squares = optax.tree_utils.tree_get(training.TrainState(*found[0]).optimizer, "nu")
-    deviations = np.sqrt(np.asarray(ravel_pytree(squares)[0], np.float64))
-    scale = (deviations + shop.config.optimizer.eps) ** -0.5 if deviations.any() else None
+    moved = any(np.asarray(leaf).any() for leaf in jax.tree.leaves(squares))
+    scale = jax.tree.map(lambda leaf: 1 / (jnp.sqrt(leaf) + shop.config.optimizer.eps), squares) if moved else None
     return int(found[1]["progress"]["step"]), scale
 
 
-def _components(score: Scored, names: Sequence[str]) -> dict[str, Component]:
+def _components(score: Scored, names: Sequence[str], declared: Mapping[str, Bounds]) -> dict[str, Component]:
     measures = components.component_measures(score)
     present = components.present_parts(score)
 
     def component(name: str) -> Component:
         part = {label: measures[f"reward/part/{name}/{label}"] for label in ("min", "max", "weight", "skewness")}
+        bounds = declared.get(name, UNBOUNDED)
         return Component(
             mean=float(np.nanmean(present[name])),
             std=measures[f"reward/part/{name}/group_std"],
             low=part["min"],
             high=part["max"],
+            least=bounds.low if math.isfinite(bounds.low) else part["min"],
+            greatest=bounds.high if math.isfinite(bounds.high) else part["max"],
             weight=part["weight"],
             share=measures[f"reward/part/{name}/advantage_share"],
             skewness=part["skewness"],
@@ -268,7 +166,7 @@ def _walked(
     bench: _Bench,
     found: Mapping[str, Component],
     names: Sequence[str],
-    gradients: Float[np.ndarray, "components blocks parameters"],
+    gradients: Gradients,
     amount: float,
     directions: int,
     seed: int,
@@ -277,21 +175,19 @@ def _walked(
     read = bench.reader(names)
     out: dict[str, Component] = {}
     for index, name in enumerate(names):
-        change, direction = amount * (found[name].high - found[name].low), gradients[index].mean(0)
+        change, direction = amount * found[name].span, gradients.mean[index]
         norm = float(np.linalg.norm(direction))
         if change and norm:
             up, down = (
-                component_gradients.follow(
-                    read, bench.parameters, direction, index, goal, first_step=change / (4 * norm)
-                )
+                component_walks.follow(read, bench.parameters, direction, index, goal, first_step=change / (4 * norm))
                 for goal in (change, -change)
             )
-            out[name] = dataclasses.replace(found[name], asymmetry=component_gradients.asymmetry(up, down, seed=seed))
+            out[name] = dataclasses.replace(found[name], asymmetry=component_walks.asymmetry(up, down, seed=seed))
     costs = [kl for one in out.values() if one.asymmetry for kl in (one.asymmetry.up, one.asymmetry.down)]
     budget = min((kl for kl in costs if 0 < kl < math.inf), default=0.0)
     if not directions or not budget:
         return out
-    changes = component_gradients.random_changes(
+    changes = component_walks.random_changes(
         read, bench.parameters, budget, directions=directions, first_step=1.0, seed=seed
     )
     falls = dict(zip(names, (changes < 0).mean(0).tolist(), strict=True))
@@ -306,31 +202,25 @@ def _stored(path: Path | str) -> Stored | None:
     return stored if len(stored.steps) else None
 
 
-def _gradients_of(names: Sequence[str], gradients: np.ndarray, first: str, second: str) -> tuple[Any, Any]:
-    return gradients[names.index(first)], gradients[names.index(second)]
-
-
 def _pair(
     score: Scored,
     found: Mapping[str, Component],
     first: str,
     second: str,
-    gradients: tuple[Any, Any],
-    scale: np.ndarray | None,
+    gradients: Gradients,
     shop: Workshop,
     stored: Stored | None,
 ) -> Pair:
     f, g, used = components.pair(score, first, second)
-    moments, limit = components.moments(f, g, used), components.weight_limit(f, g, used)
+    moments, limit = weight_limits.moments(f, g, used), weight_limits.weight_limit(f, g, used)
     one, other = found[first], found[second]
-    gradient = component_gradients.geometry(gradients[0], gradients[1], one.weight, other.weight)
-    stretched = None
-    if scale is not None:
-        stretched = component_gradients.geometry(gradients[0] * scale, gradients[1] * scale, one.weight, other.weight)
-    span = other.high - other.low
+    names = list(found)
+    which = names.index(first), names.index(second), one.weight, other.weight
+    gradient = component_gradients.geometry_of(gradients.plain, *which)
+    stretched = gradients.scaled and component_gradients.geometry_of(gradients.scaled, *which)
     seen = Situation(
         first, second, one.weight, other.weight, moments.correlation, limit.value, limit.low, limit.high,
-        met_second=(other.mean - other.low) / span if span else math.nan, share_second=other.share,
+        met_second=other.met, share_second=other.share,
         cosine=gradient.cosine, cosine_high=gradient.high, threshold=gradient.threshold,
         low_rank=shop.config.model.lora_rank > 0,
     )  # fmt: skip
@@ -340,8 +230,8 @@ def _pair(
         moments,
         limit,
         seen.ratio,
-        components.forecast(moments, one.weight, other.weight),
-        components.quadrants(f, g, components.centred(np.asarray(score.value, np.float64), used), used),
+        weight_limits.forecast(moments, one.weight, other.weight),
+        components.quadrants(f, g, weight_limits.centred(np.asarray(score.value, np.float64), used), used),
         gradient,
         stretched,
         stages(stored, first, second) if stored else (),
@@ -367,121 +257,13 @@ def stages(stored: Stored, first: str, second: str, *, count: int = STAGES) -> l
     out = []
     for piece, (mean_first, mean_second), later in zip(pieces, means, after, strict=True):
         f, g, used = (table[piece] for table in components.pair(stored, first, second))
-        moments = components.moments(f, g, used)
-        forecast = components.forecast(moments, weights[first], weights[second])
+        moments = weight_limits.moments(f, g, used)
+        forecast = weight_limits.forecast(moments, weights[first], weights[second])
         steps = stored.steps[piece]
         out.append(
             Stage(
                 int(steps[0]), int(steps[-1]), mean_first, mean_second, moments.covariance,
-                components.weight_limit(f, g, used), forecast, later - mean_second,
+                weight_limits.weight_limit(f, g, used), forecast, later - mean_second,
             )
         )  # fmt: skip
     return out
-
-
-def _as_dict(value: Any) -> Any:
-    """Named tuples and dataclasses as dictionaries, all the way down."""
-    fields = getattr(value, "_fields", None) or tuple(getattr(value, "__dataclass_fields__", ()))
-    if fields:
-        return {name: _as_dict(getattr(value, name)) for name in fields}
-    if isinstance(value, Mapping):
-        return {name: _as_dict(item) for name, item in value.items()}
-    return [_as_dict(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-# --- As text ----------------------------------------------------------------------------------------------------------
-
-
-def _component_table(found: Mapping[str, Component]) -> str:
-    width = max(map(len, found))
-    columns = f"{'mean':>7} {'std':>7} {'min':>7} {'max':>7} {'weight':>7} {'of credit':>9} {'skewness':>8}"
-    lines = [f"{'component':<{width}} {columns}  KL up / KL down"]
-    for name, one in found.items():
-        numbers = f"{one.mean:7.3f} {one.std:7.3f} {one.low:7.3g} {one.high:7.3g} {one.weight:7.3f} {one.share:9.1%}"
-        lines.append(f"{name:<{width}} {numbers} {one.skewness:8.2f}  {_asymmetry_text(one)}")
-    return "\n".join(lines)
-
-
-def _asymmetry_text(one: Component) -> str:
-    cost = one.asymmetry
-    if cost is None:
-        return "not measured"
-    up, down = ("not reachable" if math.isinf(kl) else f"{kl:.3g}" for kl in (cost.up, cost.down))
-    falls = "" if math.isnan(one.random_falls) else f"; {one.random_falls:.0%} of random directions lower it"
-    if math.isinf(cost.up) or math.isinf(cost.down):
-        return f"{up} / {down} for a change of {cost.amount:.3g}{falls}"
-    interval = f"{cost.ratio:.2f} ({_bound(cost.low)} to {_bound(cost.high)})"
-    return f"{up} / {down} = {interval} for a change of {cost.amount:.3g}{falls}"
-
-
-def _bound(number: float) -> str:
-    return "none" if math.isinf(number) else f"{number:.3g}"
-
-
-def _pair_text(pair: Pair) -> str:
-    moments, limit = pair.moments, pair.limit
-    lines = [
-        f"{pair.first} pushed, {pair.second} watched",
-        f"  covariance            {moments.covariance:.4f} (correlation {moments.correlation:.2f}), "
-        f"variance of {pair.second} {moments.variance_second:.4f}",
-        f"  weight ratio          {pair.ratio:.3g}; {_limit_text(limit)}",
-        f"  forecast              {pair.second} {_direction(pair.forecast)} ({pair.forecast:+.4f} per unit step)",
-    ]
-    for label, found in (("gradients", pair.gradient), ("gradients, Adam", pair.preconditioned)):
-        if found is not None:
-            lines.append(f"  {label:<21} {_geometry_text(found)}")
-    lines += [f"  {row}" for row in _quadrant_rows(pair)]
-    return "\n".join(lines + [f"  {row}" for row in _stage_rows(pair.stages)])
-
-
-def _limit_text(limit: Limit) -> str:
-    safe = "every ratio is safe" if math.isinf(limit.low) else f"safe below {limit.low:.3g}"
-    if math.isnan(limit.value):
-        return "nothing varies, so there is no limit to tell"
-    if math.isinf(limit.value):
-        return f"no limit, {safe}"
-    above = "" if math.isinf(limit.high) else f", surely falls above {limit.high:.3g}"
-    return f"limit {limit.value:.3g}, {safe}{above}"
-
-
-def _direction(change: float) -> str:
-    return "unknown" if math.isnan(change) else "falls" if change < 0 else "rises"
-
-
-def _geometry_text(found: Geometry) -> str:
-    if math.isnan(found.cosine):
-        return "cannot be told from noise; take more samples"
-    return (
-        f"cosine {found.cosine:.2f} ({found.low:.2f} to {found.high:.2f}), falls below {found.threshold:.2f}; norms "
-        f"{found.norm_first:.3g} and {found.norm_second:.3g}"
-    )
-
-
-def _quadrant_rows(pair: Pair) -> list[str]:
-    signs = {"p": "+", "m": "-"}
-    rows = [f"{'quadrant':<21} {'all':>6} {'A > 0':>6} {'A < 0':>6} {'lift':>6}"]
-    for name, share in pair.quadrants.items():
-        label = name if name == "tie" else f"{signs[name[0]]}{pair.first} {signs[name[1]]}{pair.second}"
-        rows.append(f"{label:<21} {share.all:6.1%} {share.positive:6.1%} {share.negative:6.1%} {share.lift:6.2f}")
-    return rows
-
-
-def _stage_rows(found: Sequence[Stage]) -> list[str]:
-    if not found:
-        return ["no stored rollouts, so nothing to compare the forecast with"]
-    rows = [f"{'steps':<21} {'first':>7} {'second':>7} {'cov':>8} {'limit':>8} {'forecast':>9} {'happened':>9}"]
-    for stage in found:
-        steps = f"{stage.first_step} to {stage.last_step}"
-        rows.append(
-            f"{steps:<21} {stage.mean_first:7.3f} {stage.mean_second:7.3f} {stage.covariance:8.4f} "
-            f"{_bound(stage.limit.value):>8} {stage.forecast:+9.4f}"
-            + ("" if math.isnan(stage.happened) else f" {stage.happened:+9.4f}")
-        )
-    return rows
-
-
-def _advice_text(pairs: Sequence[Pair]) -> str:
-    lines = []
-    for advice in dict.fromkeys(advice for pair in pairs for advice in pair.advice):
-        lines += [f"{advice.rule}: {advice.message}", *(f"  - {setting}" for setting in advice.settings)]
-    return "\n".join(lines) if lines else "no advice: nothing here makes one component pay for another"

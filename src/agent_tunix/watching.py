@@ -16,6 +16,7 @@ from agent_tunix.diagnostics.online import Monitor, watchers
 from agent_tunix.display import Display
 from agent_tunix.errors import ConfigError
 from agent_tunix.runs import RunWriter
+from agent_tunix.text import one_line
 from agent_tunix.types import Bounds, Reward
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def _to_board(run: RunWriter) -> Callable[[Finding], None]:
     """Findings as texts in TensorBoard, at the step that they were found after."""
 
     def tell(finding: Finding) -> None:
-        text = f"**{finding.level.upper()} {finding.rule}** {finding.message}\n\n{finding.remedy}"
+        text = f"**{finding.level.upper()} {finding.rule}** {one_line(finding.message)}\n\n{finding.remedy}"
         run.log_text("health/alerts", text, finding.steps[1])
 
     return tell

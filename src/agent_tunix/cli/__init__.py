@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from agent_tunix.cli import _diagnostics, _rewards, _training
 from agent_tunix.cli._command import RUN_ERROR, USAGE_ERROR, Command, Parser
 from agent_tunix.errors import AgentTunixError, ConfigError, unknown
+from agent_tunix.text import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AgentTunixError as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return USAGE_ERROR if isinstance(error, ConfigError) else RUN_ERROR
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; Python would complain once more when it flushes at exit.

@@ -21,13 +21,22 @@ FORMATS = ("png", "pdf", "svg")
 
 
 def _metrics_arguments(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of a card, or any library's name of the metric")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="of a card, any library's name of the metric, or a card file of your own",
+    )
 
 
 def _metrics(arguments: argparse.Namespace) -> None:
     from agent_tunix.diagnostics import cards
 
-    print(cards.listing() if arguments.name is None else cards.render(cards.find(arguments.name)))
+    name = arguments.name
+    if name is None:
+        print(cards.listing())
+        return
+    print(cards.render(cards.load(Path(name)) if name.endswith(".md") else cards.find(name)))
 
 
 def _diagnose_arguments(parser: Parser) -> None:

@@ -66,6 +66,8 @@ def _report(path: Path) -> None:
         )
         print(f"held out, step {json.loads(row)['step']}: {shown}")
     print(f"metrics: {path / runs.METRICS}   curves: tensorboard --logdir {path}")
+    if (path / runs.REPORT).exists():
+        print(f"report: {path / runs.REPORT}")
     if runs.read_summary(path):
         print(f"look closer: {command('evaluate', path)}   {command('sample', path)}")
 

@@ -230,6 +230,11 @@ class Signals:
         task = self.role("task")
         return (task.track.tail(0.15) - task.track.low) / task.track.span if task and task.track.bounds else None
 
+    def gold_rises(self, z: float = 3.0, gain: float = 0.08) -> bool:
+        """Whether held-out accuracy surely rises."""
+        change = self.gold.change() if self.gold else None
+        return change is not None and change.z > z and change.delta > gain
+
     def step(self, share: float) -> float:
         """The step at a share of the run."""
         return self.first + share * self.length

@@ -42,7 +42,7 @@ class Situation:
       limit: Ratio of the weights from which on g falls, infinite where none is.
       limit_low: Ratios below are safe.
       limit_high: Ratios above are not.
-      met_second: How far g is met, from 0 for its least to 1 for its greatest value.
+      met_second: How far g is met, from 0 for its least to 1 for its greatest value, as declared where it is.
       share_second: Signed share of g in the credit.
       cosine: Between the gradients of E f and E g.
       cosine_high: Upper end of its interval.
@@ -170,8 +170,8 @@ def lost(seen: Situation) -> Advice | None:
 
 
 def unheard(seen: Situation) -> Advice | None:
-    """g makes up next to nothing of the credit."""
-    if not abs(seen.share_second) < UNHEARD or seen.met_second >= DONE:
+    """g makes up next to nothing of the credit, though it is met now and then."""
+    if not abs(seen.share_second) < UNHEARD or seen.met_second >= DONE or seen.met_second < LOST:
         return None
     return Advice(
         "unheard",

@@ -12,6 +12,8 @@ SEGMENTS = ("train", "eval", "val", "global")
 """Path segments that libraries and loggers insert; they say where a number was taken, not what it is."""
 
 HELD_OUT = ("eval", "val")
+NEVER_MISSING = frozenset({"loss", "grad_norm", "kl", "approx_kl", "entropy"})
+"""Cards of what every step has a value of; nan there is a number that was not finite."""
 PATH = "{path}"
 PLACEHOLDERS = {
     "{name}": r"(?P<name>[^/]+)",

@@ -14,14 +14,12 @@ import numpy as np
 
 from agent_tunix.diagnostics.diagnosis import diagnose
 from agent_tunix.diagnostics.findings import Finding, severity
-from agent_tunix.diagnostics.names import resolve
+from agent_tunix.diagnostics.names import NEVER_MISSING, resolve
 
 logger = logging.getLogger(__name__)
 
 LEAST_EVERY, CHECKS = 5, 40
 """Steps between checks at least, and checks per run."""
-NEVER_MISSING = frozenset({"loss", "grad_norm", "kl", "approx_kl", "entropy"})
-"""Quantities that every row has a value of. A file holds what is not finite as null, so that there it is infinity."""
 AGREEING = 2
 """Checks in a row that make a rule count, or end it."""
 CERTAIN = frozenset({"exceeds_bound", "non_finite", "failed_grader"})
@@ -110,6 +108,7 @@ class Monitor:
         for name, value in row.items():
             if card := self._card(name):
                 finite = isinstance(value, int | float) and math.isfinite(value)
+                # A file holds what is not finite as null; rules take nan for a gap.
                 otherwise = math.inf if card in NEVER_MISSING else math.nan
                 self._values.setdefault(name, []).append(float(value) if finite else otherwise)
                 self._steps.setdefault(name, []).append(step)

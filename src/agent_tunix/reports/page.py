@@ -17,10 +17,7 @@ from agent_tunix.reports._gather import Told, gather, of_log
 from agent_tunix.reports._payload import payload
 from agent_tunix.reports._sections import page_of
 from agent_tunix.reports._words import clean, escaped
-from agent_tunix.runs import is_run
-
-REPORT = "report.html"
-"""Name of the page in a run folder."""
+from agent_tunix.runs import REPORT, is_run
 
 _LINK = re.compile(r"`(?P<code>[^`]+)`|(?P<address>https?://[^\s<>\"'()]+[^\s<>\"'().,;:])")
 

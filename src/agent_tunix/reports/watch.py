@@ -185,7 +185,8 @@ def _curves(following: Following, width: int) -> Table:
         curve = Text(sparkline(_over_steps(steps, values, following.step, width), width), no_wrap=True)
         curve.stylize("cyan" if name in (REWARD, ACCURACY) else "blue")
         arrow = Text(ARROWS[way], style="yellow" if way < 0 else "")
-        table.add_row(Text(one_line(label)), curve, Text(number(values[-1]), style="bold"), arrow, _note(following, name))
+        last = Text(number(values[-1]), style="bold")
+        table.add_row(Text(one_line(label)), curve, last, arrow, _note(following, name))
     return table
 
 

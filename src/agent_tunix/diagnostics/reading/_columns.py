@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agent_tunix.diagnostics.names import resolve
+
 STEP_KEYS = ("step", "global_step", "_step", "train/global_step", "training/global_step", "iteration")
 """Names of the column that counts steps, the first that is there."""
 
@@ -83,6 +85,13 @@ def numbers(values: Values) -> tuple[np.ndarray, bool]:
     return np.array([math.nan if entry is None else entry for entry in read]), known
 
 
+def _without_nan(column: np.ndarray, values: Values) -> np.ndarray:
+    """Infinity where nan was written out: what is not finite. Where there is null, nothing was logged."""
+    written = [index for index in np.flatnonzero(np.isnan(column)).tolist() if "nan" in str(values[index]).lower()]
+    column[written] = math.inf
+    return column
+
+
 def step_key(names: Iterable[str]) -> str | None:
     """The column that counts steps, None if there is none.
 
@@ -121,6 +130,7 @@ class Columns:
         self._unordered = False
         self._texts: dict[str, None] = {}
         self._stepless: bool | None = None
+        self._wordy: dict[str, tuple[str, int]] = {}
         self._last = 0.0
         self._rows = 0
         self.notes: list[str] = []
@@ -138,9 +148,22 @@ class Columns:
         if not known:
             self._texts[name] = None
             return
+        found = resolve(name)
+        if found is not None and found.card in ("loss", "grad_norm"):
+            column = _without_nan(column, values)
         self._values.setdefault(name, []).append(column)
         self._steps.setdefault(name, []).append(steps)
         self._places.setdefault(name, []).append(self._rows + np.arange(len(steps)) if places is None else places)
+
+    def counted(self, name: str, cells: Values) -> np.ndarray:
+        """The column that counts steps as numbers, nan for what is none; words in it go into the notes."""
+        steps, _ = numbers(cells)
+        missing = np.flatnonzero(np.isnan(steps))
+        words = [str(cells[index]) for index in missing.tolist() if number(cells[index]) is None]
+        if words:
+            first, count = self._wordy.get(name, (words[0], 0))
+            self._wordy[name] = first, count + len(words)
+        return steps
 
     def place(self, steps: np.ndarray) -> np.ndarray:
         """Steps of the next rows: where one is missing that of the row before; the row number if there are none."""
@@ -168,7 +191,7 @@ class Columns:
         for names, members in groups.items():
             key = step_key(names)
             if key is not None:
-                steps[members] = numbers([rows[index][key] for index in members])[0]
+                steps[members] = self.counted(key, [rows[index][key] for index in members])
         steps, places = self.place(steps), self._rows + np.arange(len(rows))
         for names, members in groups.items():
             self._add_group(names, [rows[index] for index in members], steps[members], places[members])
@@ -216,15 +239,24 @@ class Columns:
         return Table(series, steps, texts, (*self.notes, *self._order_notes(doubled)))
 
     def _order_notes(self, doubled: int) -> list[str]:
-        notes = []
+        notes = [
+            f"the column `{name}` counts steps but holds no number in {rows_of(count)}, first `{word:.40}`"
+            for name, (word, count) in self._wordy.items()
+        ]
         if self._stepless:
-            notes.append("no column counts steps, so rows are counted from 1")
+            why = notes or ["no column counts steps"]
+            notes = [f"{', '.join(why)}, so rows are counted from 1"]
         if doubled:
             among = f"{doubled} of {len(self._values)} metrics"
             notes.append(f"some steps were logged twice, as after a resume ({among}); the later row counts")
         if self._unordered and not doubled:
             notes.append("the steps were not in order and have been sorted")
         return notes
+
+
+def rows_of(count: int) -> str:
+    """A number of rows in words."""
+    return f"{count} rows" if count > 1 else "1 row"
 
 
 def _alike(rows: Sequence[Pairs]) -> dict[tuple[str, ...], list[int]]:

@@ -49,16 +49,13 @@ def read_run(path: Path) -> tuple[Table, Declared]:
 
 
 def _declared(path: Path, names: Iterable[str]) -> Declared:
-    config = runs.read_config(path)
-    rows = _number(config, "evaluation", "rows")
-    held_out = _number(config, "data", "heldout_size")
-    sizes = [size for size in (rows, held_out) if size]
+    config, reward = runs.read_config(path), _reward(path / REWARD)
     roles = {"reward/mean": "reward", "eval/accuracy": "gold"}
     roles |= {f"{PARTS}{part}": role for part, role in ROLES.items()}
     present = set(names)
     return Declared(
-        bounds={name: bounds for name, bounds in _bounds(path / REWARD).items() if name in present},
-        eval_samples=min(sizes) if sizes else None,
+        bounds={name: bounds for name, bounds in _bounds(path / REWARD, reward).items() if name in present},
+        eval_samples=_eval_samples(reward, config),
         group_size=_number(config, "training", "group_size"),
         roles={name: role for name, role in roles.items() if name in present},
     )
@@ -69,19 +66,42 @@ def _number(config: Mapping[str, Any], section: str, key: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def _bounds(file: Path) -> dict[str, Bounds]:
-    """Bounds of the reward and of its parts, by the names of their series."""
+def _eval_samples(reward: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
+    """What the run counted itself; its config tells no more than the most there can be."""
+    counted = reward.get("eval_samples")
+    if isinstance(counted, int) and counted > 0:
+        return counted
+    sizes = (_number(config, "evaluation", "rows"), _number(config, "data", "heldout_size"))
+    return min(filter(None, sizes), default=None)
+
+
+def _reward(file: Path) -> dict[str, Any]:
+    """What the reward declared; nothing without the file."""
     if not file.is_file():
         return {}
     with readable(file):
         try:
             declared = json.loads(file.read_text(encoding="utf-8"))
-            ranges = {"reward/mean": declared.get("bounds")}
-            ranges |= {f"{PARTS}{part}": bounds for part, bounds in (declared.get("parts") or {}).items()}
-            read = {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items() if pair}
-        except (ValueError, TypeError, AttributeError, LookupError) as error:
-            raise RunError(f"{file} is damaged: {error}; without the file the run is judged without bounds") from error
-    return {name: pair for name, pair in read.items() if all(map(math.isfinite, pair))}
+        except ValueError as error:
+            raise _damaged(file, error) from error
+    if not isinstance(declared, dict):
+        raise _damaged(file, "it holds no object")
+    return declared
+
+
+def _bounds(file: Path, declared: Mapping[str, Any]) -> dict[str, Bounds]:
+    """Bounds of the reward and of its parts, by the names of their series; an empty range is none."""
+    try:
+        ranges = {"reward/mean": declared.get("bounds")}
+        ranges |= {f"{PARTS}{part}": bounds for part, bounds in (declared.get("parts") or {}).items()}
+        read = {name: (float(pair[0]), float(pair[1])) for name, pair in ranges.items() if pair}
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise _damaged(file, error) from error
+    return {name: (low, high) for name, (low, high) in read.items() if -math.inf < low < high < math.inf}
+
+
+def _damaged(file: Path, why: object) -> RunError:
+    return RunError(f"{file} is damaged: {why}; without the file the run is judged without bounds")
 
 
 def find_log(path: Path) -> tuple[Path | list[Path], tuple[str, ...]]:

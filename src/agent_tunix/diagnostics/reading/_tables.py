@@ -5,13 +5,24 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agent_tunix.diagnostics.reading._columns import COUNTERS, Columns, Table, Values, number, numbers, step_key
+from agent_tunix.diagnostics.names import resolve
+from agent_tunix.diagnostics.reading._columns import (
+    COUNTERS,
+    Columns,
+    Table,
+    Values,
+    number,
+    numbers,
+    rows_of,
+    step_key,
+)
 from agent_tunix.diagnostics.reading._files import UNDERSTOOD, text
 from agent_tunix.errors import RunError
 
@@ -144,7 +155,8 @@ def _by_step(document: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 def csv_delimiter(sample: str) -> str | None:
     """What separates the columns, None if the text is no table.
 
-    A table has a first line of names and a second with as many fields and a number among them.
+    A table has a first line of names and a second with as many fields and a number among them; where a name is that of
+    a metric or of a count of steps, the number of fields may differ.
 
     Examples:
       >>> csv_delimiter("step;reward" + chr(10) + "1;0,5" + chr(10))
@@ -161,7 +173,8 @@ def csv_delimiter(sample: str) -> str | None:
         return best if len(names) > 1 and step_key(map(str.strip, names)) else None
     first = _fields(lines[1], best)
     many = len(names) > 1 or _is_name(names[0])
-    return best if many and len(first) == len(names) and any(map(_is_number, first)) else None
+    fits = len(first) == len(names) or (len(names) > 1 and _is_header(names))
+    return best if many and fits and any(map(_is_number, first)) else None
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
@@ -177,23 +190,36 @@ def _is_name(cell: str) -> bool:
     return not _is_number(cell) and " " not in cell.strip()
 
 
+def _is_header(names: Sequence[str]) -> bool:
+    """Whether no name is a number and one is known."""
+    names = [name.strip() for name in names]
+    return not any(map(_is_number, names)) and (step_key(names) is not None or any(map(resolve, names)))
+
+
 def read_csv(path: Path, delimiter: str) -> tuple[Table, str]:
-    """A table with a header; rows without all their cells are filled up, a torn last one is left out.
+    """A table with a header; rows of fewer cells are filled up, those of more and a torn last one are left out.
 
     Returns:
       The table, and what kind of CSV it was.
 
     Raises:
-      RunError: If it has no header or no rows, or holds several runs.
+      RunError: If it has no header or no rows, rows of another length only, or holds several runs.
     """
-    columns, rows = Columns(), 0
+    columns, rows, odd = Columns(), 0, Counter[int]()
     with text(path) as file, _well_formed(path):
         header = [name.strip() for name in _fields(next(line for line in file if line.strip()), delimiter)]
         names, kind = _names(header, path)
         while lines := file.readlines(CHUNK_CHARACTERS):
-            rows += _add_lines(columns, lines, header, names, delimiter)
-    if not rows:
+            rows += _add_lines(columns, lines, header, names, delimiter, odd)
+    if not rows and not odd:
         raise RunError(f"{path} holds a header and no rows")
+    if rows <= sum(count for cells, count in odd.items() if cells < len(header)):
+        cells = f"{min(odd)} to {max(odd)}" if len(odd) > 1 else f"{min(odd)}"
+        raise RunError(
+            f"{path} is no table: its header names {len(header)} columns and its rows have {cells} cells; a row needs "
+            f"one for every name, in quotes where it holds a `{delimiter}`"
+        )
+    columns.notes += _odd_notes(odd, len(header))
     return columns.table(), kind
 
 
@@ -205,9 +231,27 @@ def _well_formed(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is no CSV: {error}") from error
 
 
+def _odd_notes(odd: Mapping[int, int], width: int) -> list[str]:
+    """What became of rows that are shorter or longer than the header."""
+    fewer, more = ([(c, n) for c, n in odd.items() if (c < width) is short] for short in (True, False))
+    kinds = ((fewer, "fewer", "filled up"), (more, "more", "left out"))
+    return [
+        f"{rows_of(sum(n for _, n in found))} of {word} cells than the {width} that the header names, such as "
+        f"{found[0][0]}, {'were' if sum(n for _, n in found) > 1 else 'was'} {done}"
+        for found, word, done in kinds
+        if found
+    ]
+
+
 def _add_lines(
-    columns: Columns, lines: list[str], header: list[str], names: Sequence[str | None], delimiter: str
+    columns: Columns,
+    lines: list[str],
+    header: list[str],
+    names: Sequence[str | None],
+    delimiter: str,
+    odd: Counter[int],
 ) -> int:
+    """Adds the rows of some lines, counts those of another length in `odd`, and returns how many were added."""
     cells = _numeric(lines, len(names), delimiter)
     if cells is None:
         rows = list(csv.reader(filter(str.strip, lines), delimiter=delimiter))
@@ -215,11 +259,26 @@ def _add_lines(
             columns.notes.append("the last row was cut off and left out")
             del rows[-1]
         # A logger that is started again writes its header again.
-        rows = [(row + [""] * len(names))[: len(names)] for row in rows if row[0].strip() != header[0]]
-        cells = list(zip(*rows, strict=True))
+        rows = [row for row in rows if row[0].strip() != header[0]]
+        cells = list(zip(*_even(rows, len(names), odd), strict=True))
     if len(cells):
         _add_table(columns, dict(zip(names, cells, strict=True)), delimiter)
     return len(cells[0]) if len(cells) else 0
+
+
+def _even(rows: Iterable[list[str]], width: int, odd: Counter[int]) -> list[list[str]]:
+    """Rows of the same length. What stands in a longer one cannot be told apart; empty cells at its end are nothing."""
+    even = []
+    for row in rows:
+        if len(row) == width:
+            even.append(row)
+            continue
+        is_long = any(map(str.strip, row[width:]))
+        if is_long or len(row) < width:
+            odd[len(row)] += 1
+        if not is_long:
+            even.append((row + [""] * width)[:width])
+    return even
 
 
 def _numeric(lines: list[str], width: int, delimiter: str) -> np.ndarray | None:
@@ -246,10 +305,16 @@ def _filled(lines: list[str], delimiter: str) -> list[str]:
 def _add_table(columns: Columns, cells: Mapping[str | None, Cells], delimiter: str) -> None:
     key = step_key(name for name in cells if name)
     count = len(next(iter(cells.values())))
-    steps = columns.place(_column(cells[key], delimiter)[0] if key else np.full(count, math.nan))
+    steps = columns.place(_counted(columns, key, cells[key], delimiter) if key else np.full(count, math.nan))
     for name, column in cells.items():
         if name and name.lower() not in COUNTERS:
             _add_cells(columns, name, steps, column, delimiter)
+
+
+def _counted(columns: Columns, key: str, cells: Cells, delimiter: str) -> np.ndarray:
+    if isinstance(cells, np.ndarray):
+        return _column(cells, delimiter)[0]
+    return columns.counted(key, [cell.replace(",", ".") for cell in cells] if delimiter == ";" else cells)
 
 
 def _add_cells(columns: Columns, name: str, steps: np.ndarray, cells: Cells, delimiter: str) -> None:

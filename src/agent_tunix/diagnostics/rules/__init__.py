@@ -11,6 +11,8 @@ from agent_tunix.diagnostics.findings import Finding
 from agent_tunix.diagnostics.rules.components import dead_component, format_only, tradeoff
 from agent_tunix.diagnostics.rules.gold import answer_spam, length_drift, proxy_gold_divergence
 from agent_tunix.diagnostics.rules.graders import failed_grader, non_finite
+from agent_tunix.diagnostics.rules.groups import variance_collapse
+from agent_tunix.diagnostics.rules.growth import exceeds_bound, explosive_growth
 from agent_tunix.diagnostics.rules.policy import (
     entropy_collapse,
     entropy_explosion,
@@ -18,12 +20,9 @@ from agent_tunix.diagnostics.rules.policy import (
     kl_blowup,
     sampler_mismatch,
     truncation,
-    variance_collapse,
 )
 from agent_tunix.diagnostics.rules.reward import (
     collapse,
-    exceeds_bound,
-    explosive_growth,
     saturated_high,
     saturated_low,
     stagnation,

@@ -6,6 +6,7 @@ from agent_tunix.diagnostics.findings import Finding
 
 REWARD_PAGE = "guides/reward_issues"
 RULE_PAGE = "guides/health_rules"
+SEED_CARD = "metrics.help, card `rewards`"
 
 
 def finding(

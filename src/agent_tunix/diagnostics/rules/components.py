@@ -38,6 +38,7 @@ def format_only(
     up, side = form.track.change(0.01, 0.2), task.track.change(0.15, 0.2)
     gained, moved = up.delta / form.track.span, side.delta / _span(task.track)
     level, task_at = (_share(part.track) for part in (form, task))
+    learned = level > format_level or _rests_high(form.track, 0.5 * format_level)
     end = task.track.change(0.3, 0.1)
     learning = moved > task_gain or (end.z > 5 and end.delta > task_gain / 2 * _span(task.track))
     gold = signals.gold.change() if signals.gold else None
@@ -45,17 +46,19 @@ def format_only(
     falls = moved < -0.12 and task_at - moved > 0.3  # something was there and is lost: a trade-off
     best = smoothed(task.track.values, task.track.width(0.15)).max() - task.track.head(0.15)
     learning |= bool(best > task_gain * _span(task.track) + 4 * task.track.noise.error(task.track.width(0.15)))
-    known = gold is not None and np.isfinite(gold.error)
+    held_out = ""
+    if gold is not None and np.isfinite(gold.error):
+        held_out = f", held-out accuracy {gold.delta:+.3f} ± {gold.error:.3f}"
     if _no_gradient(signals, task_at):
         return None
-    if gained < format_gain or up.z < 5 or level < format_level or task_at > task_level or learning or better or falls:
+    if gained < format_gain or up.z < 5 or not learned or task_at > task_level or learning or better or falls:
         return None
     return finding(
         "format_only",
         "error" if signals.done == 1 and gold is not None else "warn",
         (signals.first, signals.last),
         f"`{form.name}` rose by {gained:.2f} to {level:.2f}, `{task.name}` by {moved:+.3f} to {task_at:.3f} "
-        f"(z {side.z:.1f})" + (f", held-out accuracy {gold.delta:+.3f} ± {gold.error:.3f}" if known else ""),
+        f"(z {side.z:.1f}){held_out}",
         {"format": form.name, "task": task.name, "format_gain": gained, "task_gain": moved, "task_level": task_at},
         "Pay for format only together with a right answer (a gate), lower its weight, or start from easier prompts so "
         "that right answers appear at all.",
@@ -68,6 +71,12 @@ def _no_gradient(signals: Signals, task_at: float, share: float = 0.69, level: f
     """Whether groups are flat although the task is often solved: then nothing can be learned, whatever is paid."""
     flat = signals.one("frac_reward_zero_std")
     return flat is not None and flat.tail(0.15) > share and task_at > level
+
+
+def _rests_high(track: Track, least: float) -> bool:
+    """Whether a component that may have a lower upper bound than one has settled at its highest level."""
+    level = block_means(track.values, 10)
+    return track.presumed and float(level[-1]) > least and float(level[-3:].min()) > 0.93 * float(level.max())
 
 
 def _span(track: Track) -> float:
@@ -125,7 +134,10 @@ def _pair(
     middle = down.track.steps[(width - 1) // 2 :]
     first, last = (float(middle[index]) for index in _core(level, fall))
     recovered = float(level[-1] - level[fall.stop]) / fall.depth
-    gain = _gain_around(up.track, first, last, 0.4 if recovered < 0.3 else 0.0, least_gain)
+    stays = recovered < 0.3 and down.track.steps[-1] - last > 0.15 * np.ptp(down.track.steps)
+    if recovered > 0.7 and depth < 2 * least_fall:
+        return None
+    gain = _gain_around(up.track, first, last, 0.4 if stays else 0.0, least_gain)
     if gain is None:
         return None
     return up, gain / _zero_span(up.track), depth, first, last, recovered
@@ -187,13 +199,13 @@ def dead_component(
       share: Last share of the run that is looked at.
       spread: Deviation of the means as a share of the bounds.
       solved: Share of the bounds from which on a constant component is a solved one.
-      wait: Share of a planned run that must be over.
+      wait: Share of a planned run that must be over; three times as much for the task, which may start late.
     """
     if signals.done < wait:
         return
     for part in signals.parts:
         since = _dead_since(part, share, spread, solved)
-        if since is not None:
+        if since is not None and (part.role != "task" or signals.done >= 3 * wait):
             yield _dead(signals, part, since)
 
 

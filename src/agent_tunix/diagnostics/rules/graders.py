@@ -140,13 +140,31 @@ def _holes(signals: Signals, raw: Raw, excess: float) -> Iterator[tuple[Raw, flo
     if not rates or 2 * max(rates) > 0.7 or raw.missing.sum() < 3 or (rate > 0.5 and _regular(raw)):
         return
     block = _longest_gap(raw)
-    if block[1] >= 5 and raw.missing.size * max(2 * max(rates), 0.05) ** block[1] < 1e-6:
+    together = any(_gone_together(raw, other, block) for other in signals.raws) and _logged(signals, raw, block)
+    if together and block[1] >= 5 and raw.missing.size * max(2 * max(rates), 0.05) ** block[1] < 1e-6:
         yield raw, float(raw.steps[block[0]]), f"has no value in {block[1]} rows in a row"
         return
     early = float(raw.missing[: max(raw.missing.size // 5, 1)].mean())
     # What a row lacks from the first steps on as often as later was not logged; only a loss is computed at every step.
     if rate > excess + 2 * max(rates) and not _regular(raw) and (early < 0.5 * rate or raw.card == "loss"):
         yield raw, float(raw.steps[int(raw.missing.argmax())]), f"has no value in {raw.missing.sum()} rows"
+
+
+def _gone_together(raw: Raw, other: Raw, block: tuple[int, int]) -> bool:
+    """Whether loss and gradient norm, which break together, are both missing in a stretch of rows."""
+    if {raw.card, other.card} != {"loss", "grad_norm"}:
+        return False
+    first, last = raw.steps[block[0]], raw.steps[block[0] + block[1] - 1]
+    inside = (other.steps >= first) & (other.steps <= last)
+    return bool(inside.any() and other.missing[inside].all())
+
+
+def _logged(signals: Signals, raw: Raw, block: tuple[int, int]) -> bool:
+    """Whether anything else has values in a stretch of rows."""
+    first, last = raw.steps[block[0]], raw.steps[block[0] + block[1] - 1]
+    others = [other for other in signals.raws if other.card not in ("loss", "grad_norm")]
+    insides = [other.missing[(other.steps >= first) & (other.steps <= last)] for other in others]
+    return any(inside.size and inside.mean() < 0.5 for inside in insides)
 
 
 def _longest_gap(raw: Raw) -> tuple[int, int]:
