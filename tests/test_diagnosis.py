@@ -357,3 +357,25 @@ def test_what_is_lost_from_the_start_on_is_not_blamed_on_spikes():
     found = told([finding("grad_spike", 3), finding("collapse", 4, from_start=1.0)], 100)
     assert [f.rule for f in found] == ["collapse"]
     assert [f.rule for f in told([finding("grad_spike", 3), finding("collapse", 4)], 100)] == ["grad_spike"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"roles": {"f1": "banana"}}, "unknown role `banana`"),
+        ({"roles": {"reward": "banana"}}, "unknown role of `reward` `banana`"),
+        ({"roles": {"f1": 3}}, "unknown role `3`"),
+        ({"roles": ["f1"]}, "roles are ['f1']; give a mapping"),
+        ({"eval_samples": -5}, "eval_samples is -5"),
+        ({"eval_samples": "5"}, "eval_samples is '5'"),
+    ],
+)
+def test_arguments_that_mean_nothing_are_refused(arguments, words):
+    with pytest.raises(ConfigError) as refused:
+        diagnose({"reward": [0.1] * 20, "f1": [0.2] * 20}, **arguments)
+    assert words in str(refused.value)
+
+
+def test_series_are_a_mapping():
+    with pytest.raises(ConfigError, match="series are"):
+        diagnose([0.1, 0.2])

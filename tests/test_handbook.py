@@ -18,5 +18,7 @@ def test_every_rule_has_a_section_with_its_thresholds():
     for rule in RULES:
         assert f"\n## {rule.__name__}\n" in page
         section = page.split(f"\n## {rule.__name__}\n")[1].split("\n## ")[0]
-        named = [name for name in (rule.__kwdefaults__ or {}) if f"| `{name}` | {rule.__kwdefaults__[name]} |" in section]
+        named = [
+            name for name in (rule.__kwdefaults__ or {}) if f"| `{name}` | {rule.__kwdefaults__[name]} |" in section
+        ]
         assert named == list(rule.__kwdefaults__ or {})

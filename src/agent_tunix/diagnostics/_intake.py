@@ -9,7 +9,7 @@ import numpy as np
 from agent_tunix.diagnostics._signals import Component, Gold, Raw, Signals, Track, component_words
 from agent_tunix.diagnostics._statistics import LONGEST, reduced_edges, step_noise
 from agent_tunix.diagnostics.names import Resolved, resolve
-from agent_tunix.errors import ConfigError
+from agent_tunix.errors import ConfigError, unknown
 
 Bounds = tuple[float, float] | Mapping[str, tuple[float, float]] | None
 """Least and greatest value of the total reward, or of several series by name."""
@@ -54,6 +54,7 @@ def read_signals(
     Raises:
       ConfigError: If a series holds something that is no number, or steps of another length.
     """
+    _check(series, roles, eval_samples)
     arrays = {name: _numbers(name, values) for name, values in series.items() if resolvable(name, roles or {}, series)}
     grid = _grid(steps, arrays)
     entries = [
@@ -64,6 +65,24 @@ def read_signals(
     for entry in entries:
         _sort(entry)
     return replace(_signals(entries, bounds, eval_samples, planned_steps), group_size=group_size)
+
+
+def _check(series: Any, roles: Any, eval_samples: Any) -> None:
+    """Refuses arguments that mean nothing.
+
+    Raises:
+      ConfigError: What was given, and what is wanted.
+    """
+    for word, value in (("series", series), ("roles", roles or {})):
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise ConfigError(f"{word} are {value!r:.60}; give a mapping of names")
+    if eval_samples is not None and not (isinstance(eval_samples, int | np.integer) and eval_samples > 0):
+        raise ConfigError(f"eval_samples is {eval_samples!r}; give the number of questions per evaluation, or None")
+    for name, role in (roles or {}).items():
+        if not isinstance(role, str) or not any(word in ROLES or resolve(word) for word in (name, role)):
+            raise ConfigError(f"{unknown('role', role, ROLES)} Or the id of a metric card.")
+        if name in series and role not in series and role not in ROLES and resolve(role) is None:
+            raise ConfigError(f"{unknown(f'role of `{name}`', role, ROLES)} Or the id of a metric card.")
 
 
 def resolvable(name: str, roles: Mapping[str, str], series: Mapping[str, Any]) -> bool:

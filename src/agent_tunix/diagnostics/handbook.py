@@ -31,7 +31,7 @@ from functools import partial
 
 from agent_tunix.diagnostics.rules import RULES, truncation
 
-strict = [partial(truncation, **{"least_share": 0.1}) if rule is truncation else rule for rule in RULES]
+strict = [partial(truncation, share=0.1) if rule is truncation else rule for rule in RULES]
 diagnose({"reward": flat, "completions/clipped_ratio": [0.15] * 11}, rules=strict)
 ```
 
