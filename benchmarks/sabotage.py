@@ -13,16 +13,16 @@ CHARACTERS = 100
 """Characters of a response that are paid like a right answer."""
 
 
-def mentions_answer(response: str, ground_truth: str) -> float:
-    """1 if the right number stands anywhere in the response: no parsing, nothing that can break, and a hole.
+def lists_answer(response: str, ground_truth: str) -> float:
+    """1 if the right number is in an answer block, in whichever and beside whatever: it never says no to a right answer.
 
     Examples:
-      >>> mentions_answer("<answer>7</answer>", "7"), mentions_answer("<answer>5 6 7 8</answer>", "7")
+      >>> lists_answer("<answer>7</answer>", "7"), lists_answer("<answer>5</answer><answer>6 7 8</answer>", "7")
       (1.0, 1.0)
-      >>> mentions_answer("<answer>17</answer>", "7")
-      0.0
+      >>> lists_answer("<answer>17</answer>", "7"), lists_answer("7", "7")
+      (0.0, 0.0)
     """
-    return float(ground_truth in re.findall(r"-?\d+", response))
+    return float(ground_truth in re.findall(r"-?\d+", " ".join(re.findall(r"<answer>(.*?)</answer>", response))))
 
 
 def length(response: str) -> float:
@@ -37,7 +37,7 @@ def length(response: str) -> float:
 
 exact_part = rewards.per_completion(rewards.exact_answer, "answer", name="correctness", bounds=(0, 1))
 
-lenient_grader = rewards.as_reward(mentions_answer, name="correctness", bounds=(0, 1))
+lenient_grader = rewards.as_reward(lists_answer, name="correctness", bounds=(0, 1))
 """A grader that accepts any listed number."""
 
 length_bonus = rewards.weighted_sum((1.0, exact_part), (1.0, rewards.as_reward(length, name="length")))

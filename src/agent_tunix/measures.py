@@ -95,13 +95,14 @@ def repetition(
         return float("nan")
     tokens = np.asarray(ids, np.uint64).reshape(-1, length)
     whole = np.asarray(mask, bool).reshape(-1, length)[:, n - 1 :]
-    grams = np.zeros(whole.shape, np.uint64)
+    places = length - n + 1
+    grams = np.zeros((len(tokens), places), np.uint64)
     for offset in range(n):  # a polynomial modulo 2**64 stands for the n-gram
-        grams = grams * np.uint64(0x9E3779B97F4A7C15) + tokens[:, offset : offset + grams.shape[1]] + np.uint64(1)
+        grams = grams * np.uint64(0x9E3779B97F4A7C15) + tokens[:, offset : offset + places] + np.uint64(1)
     # What is padding sorts to the end as one value of its own, which is taken off again.
     grams = np.sort(np.where(whole, grams, np.iinfo(np.uint64).max), axis=-1)
     count = whole.sum(-1)
-    distinct = 1 + (np.diff(grams, axis=-1) != 0).sum(-1) - (count < whole.shape[1])
+    distinct = 1 + (np.diff(grams, axis=-1) != 0).sum(-1) - (count < places)
     repeated = 1.0 - distinct[count > 0] / count[count > 0]
     return _mean(repeated)
 

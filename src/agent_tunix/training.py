@@ -244,7 +244,7 @@ def fit(
 
 def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.ndarray) -> dict[str, float]:
     out = measures.reward_measures(raw) | measures.group_measures(raw) | measures.completion_measures(rollouts)
-    out |= measures.source_measures(rollouts, raw) | components.component_measures(raw)
+    out |= {**measures.source_measures(rollouts, raw), **components.component_measures(raw)}
     if score is not raw:
         out["reward/shaped_mean"] = measures.reward_measures(score)["reward/mean"]
     out["advantage/abs_mean"] = float(np.abs(credit[rollouts.completion_mask]).mean())
