@@ -14,7 +14,7 @@ CHARACTERS = 100
 
 
 def lists_answer(response: str, ground_truth: str) -> float:
-    """1 if the right number is in an answer block, in whichever and beside whatever: it never says no to a right answer.
+    """1 if the right number is in an answer block, whichever and beside whatever: no right answer is ever refused.
 
     Examples:
       >>> lists_answer("<answer>7</answer>", "7"), lists_answer("<answer>5</answer><answer>6 7 8</answer>", "7")

@@ -1,9 +1,10 @@
 """The page about the health rules is generated from their docstrings."""
 
+import re
 from pathlib import Path
 
-from agent_tunix.diagnostics import handbook
-from agent_tunix.diagnostics.rules import RULES
+from agent_tunix.diagnostics import handbook, rules
+from agent_tunix.diagnostics.rules import RULES, _wording
 
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "health_rules.md"
 
@@ -20,3 +21,15 @@ def test_every_rule_has_a_section_with_its_thresholds():
         section = page.split(f"\n## {rule.__name__}\n")[1].split("\n## ")[0]
         defaults = rule.__kwdefaults__ or {}
         assert [name for name in defaults if f"| `{name}` | {defaults[name]} |" not in section] == []
+
+
+def test_every_page_that_a_remedy_names_has_the_place():
+    source = Path(rules.__file__).parent
+    named = {
+        match[1] for file in source.glob("*.py") for match in re.finditer(r"REWARD_PAGE\}#([\w-]+)", file.read_text())
+    }
+    headings = re.findall(r"^## (.+)$", (PAGE.parent / "reward_issues.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert named
+    assert named <= {heading.lower().replace(" ", "-") for heading in headings}
+    assert Path(_wording.REWARD_PAGE).name == "reward_issues.md"
+    assert Path(_wording.RULE_PAGE).name == PAGE.name

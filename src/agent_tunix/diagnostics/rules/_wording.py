@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from agent_tunix.diagnostics.findings import Finding
 
-REWARD_PAGE = "guides/reward_issues"
-RULE_PAGE = "guides/health_rules"
+REWARD_PAGE = "docs/guides/reward_issues.md"
+RULE_PAGE = "docs/guides/health_rules.md"
 SEED_CARD = "metrics.help, card `rewards`"
 
 
