@@ -209,11 +209,11 @@ def test_reports_are_there_small_and_self_contained():
 
 
 @pytest.mark.slow
-def test_a_learning_rate_that_is_too_high_is_flagged_in_a_real_run(tmp_path):
+def test_a_lenient_grader_is_flagged_in_a_real_run(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "health_checked_runs.py")]
-    command += ["--only", "learning_rate", "--steps", "100", "--out", str(tmp_path)]
+    command += ["--only", "lenient_grader", "--steps", "100", "--out", str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.fullmatch(r"learning_rate: collapse \((?:warn|error)\) after step (\d+), \d+ s\n", said)
+    found = re.fullmatch(r"lenient_grader: answer_spam \((?:warn|error)\) after step (\d+), \d+ s\n", said)
     assert found, said
     assert int(found[1]) < 50
-    assert any(row.get("health/collapse") for row in runs.read_metrics(tmp_path / "learning_rate"))
+    assert any(row.get("health/answer_spam") for row in runs.read_metrics(tmp_path / "lenient_grader"))

@@ -109,10 +109,13 @@ def smoothed(values: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, "
       >>> smoothed(np.array([1.0, 3.0, 5.0]), 2).tolist()
       [2.0, 4.0]
     """
+    if not values.size:
+        return values
     width = max(1, min(width, values.size))
-    middle = values.mean() if values.size else 0.0  # small sums lose fewer digits
+    middle = values.mean()  # small sums lose fewer digits
     total = np.cumsum(np.concatenate([[0.0], values - middle]))
-    return (total[width:] - total[:-width]) / width + middle
+    # What rounding leaves must not lie outside of the values: a mean of zeros is zero.
+    return np.clip((total[width:] - total[:-width]) / width + middle, values.min(), values.max())
 
 
 def without_outliers(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
