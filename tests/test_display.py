@@ -57,6 +57,14 @@ def test_the_last_accuracy_is_shown_beside_the_steps_after_it():
     assert lines[1].endswith("accuracy 0.500")
 
 
+@pytest.mark.parametrize(("level", "word"), [(0.0, "ok"), (1.0, "warn"), (2.0, "error")])
+def test_the_health_of_the_last_check_is_shown_beside_the_steps_after_it(level, word):
+    steps = [TRAIN, TRAIN | {"step": 2, "health/worst": level}, TRAIN | {"step": 3}]
+    lines = shown(3, lambda display: [display.show(row, {}) for row in steps])
+    assert "health" not in lines[0]
+    assert [line.split("accuracy - ")[1] for line in lines[1:]] == [f"health {word}"] * 2
+
+
 @pytest.mark.parametrize("steps", [1, 7, 20, 300, 1999])
 def test_a_run_of_any_length_prints_few_lines_with_its_first_and_last_step(steps):
     def act(display):

@@ -34,7 +34,7 @@ class Display:
     def __init__(self, steps: int, *, log_rewards: bool = False, console: Console | None = None) -> None:
         self._steps, self._every = steps, max(1, steps // LINES)
         self._console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False)
-        self._accuracy, self._health, self._log_rewards, self._batch = "-", "-", log_rewards, -1
+        self._accuracy, self._health, self._log_rewards, self._batch = "-", "", log_rewards, -1
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -80,7 +80,8 @@ class Display:
         shown = [
             f"{label} {format_number(known[name])}" for name, label in SHOWN.items() if known.get(name) is not None
         ]
-        numbers = " ".join([*shown, f"accuracy {self._accuracy}", f"health {self._health}"])
+        health = [f"health {self._health}"] if self._health else []  # nothing before the first check
+        numbers = " ".join([*shown, f"accuracy {self._accuracy}", *health])
         step = row["step"]
         self._bar.update(self._task, description="GRPO", completed=step, total=self._steps, numbers=numbers)
         if not self._console.is_terminal and (step % self._every == 0 or step in (1, self._steps)):
