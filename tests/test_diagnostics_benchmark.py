@@ -12,9 +12,10 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 
 import diagnostics as benchmark  # noqa: E402
-from health_families import FAMILIES, HEALTHY_FAMILIES, ILL_FAMILIES, flat_share  # noqa: E402
+from health_families import FAMILIES, HEALTHY_FAMILIES, ILL_FAMILIES  # noqa: E402
 from health_runs import REPORTING_FROM, case, metric_rows, rescaled, world  # noqa: E402
 from health_simulation import COURSES, World, at_rows, course, observe  # noqa: E402
+from ill_families import flat_share  # noqa: E402
 
 SEEDS = range(40)
 
