@@ -379,3 +379,8 @@ def test_arguments_that_mean_nothing_are_refused(arguments, words):
 def test_series_are_a_mapping():
     with pytest.raises(ConfigError, match="series are"):
         diagnose([0.1, 0.2])
+
+
+@pytest.mark.parametrize("value", [16777216.0, -1e9, 1e30, 0.0])
+def test_a_held_out_score_that_never_changes_has_a_scale_of_its_own(value):
+    assert diagnose({"reward": list(range(20)), "gold": [value] * 20}, bounds=(0, 100)) is not None

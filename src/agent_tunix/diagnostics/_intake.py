@@ -302,7 +302,7 @@ def _gold(tracks: Mapping[str, tuple[Track, ...]], samples: int | None) -> Gold 
 def _scale(track: Track) -> tuple[float, float]:
     """Percent, or the range that was seen."""
     low, high = float(track.values.min()), float(track.values.max())
-    return (0.0, 100.0) if low >= 0 and 1.5 < high <= 100 else (low, max(high, low + 1e-9))
+    return (0.0, 100.0) if low >= 0 and 1.5 < high <= 100 else (low, max(high, low + 1e-9 * max(abs(low), 1.0)))
 
 
 def _gold_error(track: Track, samples: int | None) -> float:
