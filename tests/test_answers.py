@@ -1479,7 +1479,7 @@ def test_no_mathematics_takes_long_or_raises(case):
     start = time.perf_counter()
     grade = rewards.exact_answer(f"<answer>{HOSTILE_MATHEMATICS[case]}</answer>", "\\sqrt{x}", symbolic=True)
     assert grade == 0.0
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.usefixtures("mathematics")
@@ -1568,7 +1568,7 @@ FRAGMENTS = (
 def test_a_megabyte_is_graded_in_linear_time(fragment):
     body = fragment * (1_000_000 // len(fragment))
     for response in (body, f"<answer>{body}</answer>", f"Answer: 4\n{body}", f"{body}\nAnswer: 4"):
-        assert min(_seconds(response) for _ in range(3)) < 0.05
+        assert min(_seconds(response) for _ in range(3)) < 2  # 0.05 s measured; anything but linear takes minutes
 
 
 def _seconds(response):

@@ -190,7 +190,7 @@ def test_a_program_is_found_in_linear_time(unit):
     response = unit * (1_000_000 // len(unit))
     start = time.process_time()
     program_of(response)
-    assert time.process_time() - start < 0.5  # measured at most 0.1 s
+    assert time.process_time() - start < 5  # measured at most 0.1 s; anything but linear takes minutes
 
 
 # --- Tests that cannot be run -----------------------------------------------------------------------------------------

@@ -331,7 +331,7 @@ def test_a_million_rows_take_seconds():
     series = {"reward": 0.2 + 0.5 * t + rng.normal(0, 0.05, t.size), "loss": rng.normal(0, 1, t.size)}
     start = time.perf_counter()
     assert diagnose(series, bounds=(0, 1)) == []
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60  # 0.2 s measured; anything but linear takes hours
 
 
 def test_a_young_run_is_judged_only_on_what_cannot_change():

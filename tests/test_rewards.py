@@ -177,7 +177,7 @@ def test_hostile_text_is_wrong_at_once(case):
         rewards.exact_answer(response, "word " * 190)
         seconds.append(time.process_time() - start)
     assert grade == (1.0 if case == "nested tags" else 0.0)
-    assert min(seconds) < 0.05
+    assert min(seconds) < 2  # 0.05 s measured; anything but linear takes minutes
 
 
 @given(st.text() | st.text(alphabet="0123456789.,-+*/$%\\{}()^ eEx×\u2009=<>answer"))

@@ -107,8 +107,8 @@ def test_every_place_gives_what_inline_gives(numbers, place):
 def test_calls_wait_at_the_same_time(place):
     runner = rewards.threads(8) if place == "threads" else rewards.asynchronous(8)
     before = time.monotonic()
-    results = runner(lambda _: time.sleep(0.2), calls_of(*range(8)))
-    assert time.monotonic() - before < 1.4  # one after the other: 1.6
+    results = runner(lambda _: time.sleep(1), calls_of(*range(8)))
+    assert time.monotonic() - before < 7.5  # one after the other: 8
     assert results.problems == {}
 
 
@@ -118,12 +118,12 @@ def test_a_late_call_times_out_and_its_neighbours_have_values(place):
 
     def slow(number):
         if number == 1:
-            time.sleep(3)
+            time.sleep(8)
         return number
 
     before = time.monotonic()
     results = runner(slow, calls_of(*range(6)))
-    assert time.monotonic() - before < 2.5
+    assert time.monotonic() - before < 7.5
     assert results.values == [0, None, 2, 3, 4, 5]
     assert results.problems == {1: (Outcome.TIMED_OUT, "no result within 0.4 s")}
     assert results.seconds[1] == pytest.approx(0.4, abs=0.5)
@@ -168,14 +168,14 @@ print(rewards.{place}(2, timeout_s=0.2)(time.sleep, [((60,), dict())]).problems[
 
 
 async def judged(number):
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
     return moody(number)
 
 
 def test_coroutines_run_at_the_same_time():
     before = time.monotonic()
     results = rewards.asynchronous(64)(judged, calls_of(*[2] * 64))
-    assert time.monotonic() - before < 2.8  # one after the other: 3.2
+    assert time.monotonic() - before < 12  # one after the other: 12.8
     assert results.values == [2] * 64
 
 
@@ -225,7 +225,7 @@ def test_a_coroutine_that_ignores_its_cancellation_times_out():
     async def stubborn(number):
         while number:
             try:
-                await asyncio.sleep(1.5)
+                await asyncio.sleep(5)
                 break
             except asyncio.CancelledError:
                 continue
@@ -233,9 +233,9 @@ def test_a_coroutine_that_ignores_its_cancellation_times_out():
 
     before = time.monotonic()
     results = rewards.asynchronous(timeout_s=0.2)(stubborn, calls_of(0, 1))
-    assert time.monotonic() - before < 1.2
+    assert time.monotonic() - before < 4.5
     assert results.problems == {1: (Outcome.TIMED_OUT, "no result within 0.2 s")}
-    time.sleep(1.6)  # It ends before the loop does.
+    time.sleep(5.1)  # It ends before the loop does.
 
 
 def test_a_coroutine_that_cancels_itself_has_failed():
@@ -465,7 +465,7 @@ def test_a_hang_is_killed_in_time_and_its_neighbours_have_values(how):
 
     before = time.monotonic()
     results = made.run(grade, calls_of(*range(20)))
-    assert time.monotonic() - before < 5  # the call itself would never end
+    assert time.monotonic() - before < 60  # the call itself would never end
     assert [result.value for result in results] == [None if number == 5 else number for number in range(20)]
     assert results[5].status == "timed_out" and results[5].reason == "no result within 0.5 s"
     assert 0.5 <= results[5].seconds <= 1.0
@@ -525,7 +525,7 @@ def test_a_death_is_noticed_though_a_child_holds_the_pipe():
 
     before = time.monotonic()
     assert made.run(grade, calls_of(0))[0].reason == "the worker process ended with exit status 4 in this call"
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 29
     made.close()
 
 

@@ -609,7 +609,7 @@ def test_hostile_text_takes_no_time(text):
         filling.append(time.process_time() - start)
         _stated_score(text, high=10)
         reading.append(time.process_time() - start - filling[-1])
-    assert min(filling) < 0.05 and min(reading) < 0.05
+    assert min(filling) < 2 and min(reading) < 2  # 0.05 s measured; anything but linear takes minutes
 
 
 @pytest.mark.parametrize(
