@@ -3,10 +3,11 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: train test test-fast bench fuzz lint docs clean
+.PHONY: train test test-fast bench bench-peers fuzz lint docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -19,8 +20,13 @@ test: $(VENV)/.has-test
 test-fast: $(VENV)/.has-test
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
+# Every workload beside Tunix, and beside TRL where `make bench-peers` was run; about 40 minutes on two quiet cores.
+# One workload, printed: make bench ARGS="--workload W1 --steps 5"
 bench: $(VENV)/.has-base
-	$(BIN)/python benchmarks/grpo_step.py $(ARGS)
+	$(BIN)/python benchmarks/grpo_step.py --trl-python $(PEERS)/bin/python $(or $(ARGS),--save docs/results)
+	$(BIN)/python benchmarks/performance_page.py
+
+bench-peers: $(PEERS)/.has-peers
 
 fuzz: $(VENV)/.has-test
 	$(BIN)/python benchmarks/fuzz_graders.py --seconds 300 $(ARGS)
@@ -34,12 +40,20 @@ docs: $(VENV)/.has-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) docs/_build build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) docs/_build build dist .pytest_cache .ruff_cache .hypothesis
 
 # One stamp for each extra; a stamp is as new as what it was installed from, so a second call installs nothing.
 $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --editable "$(if $(filter base,$*),.,.[$*])"
+	@touch $@
+
+# PyTorch's wheels without CUDA have an index of their own, which is asked for nothing else.
+$(PEERS)/.has-peers: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --extra-index-url https://download.pytorch.org/whl/cpu $$(grep '^torch==' $<)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 $(VENV)/.made:

@@ -1,4 +1,4 @@
-"""The engines of `grpo_step.py`, ours and Tunix's, and what both get: shapes, weights, prompts, reward and optimizer.
+"""Our engine of `grpo_step.py`, what it shares with Tunix's, and a matrix product that tells the machine's peak.
 
 Imports of JAX stand inside the functions: the measuring process reads this file too and stays small, and each worker
 loads what its own engine needs.
@@ -6,133 +6,26 @@ loads what its own engine needs.
 
 import contextlib
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
-import numpy as np
+from grpo_workloads import (
+    ADAMW,
+    EPSILON,
+    FIRST_ORDINARY,
+    KL_COEFFICIENT,
+    PAD,
+    SEED,
+    STOP,
+    TEMPERATURE,
+    Batches,
+    Workload,
+    reward_of,
+    tokenizer_of,
+)
 from side_by_side import Turns
-
-KL_COEFFICIENT = 0.04
-EPSILON = 0.2
-LEARNING_RATE = 1e-4
-TEMPERATURE = 1.0
-SEED = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """Shapes of one step: a Qwen3 decoder with tied embeddings, prompts and completions of fixed lengths.
-
-    Attributes:
-      prompt_tokens: Length of every prompt, beginning-of-sequence token included.
-      completion_tokens: Length of every completion; no stop token can be sampled.
-      prompts: Per batch.
-      group_size: Completions per prompt.
-    """
-
-    name: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp: int
-    vocab_size: int
-    prompt_tokens: int
-    completion_tokens: int
-    prompts: int
-    group_size: int
-
-    @property
-    def tokens(self) -> dict[str, int]:
-        """What every engine has to sample and train on in one step."""
-        rows = self.prompts * self.group_size
-        return {
-            "completions": rows,
-            "prompt_tokens": rows * self.prompt_tokens,
-            "completion_tokens": rows * self.completion_tokens,
-        }
-
-
-WORKLOADS = {
-    workload.name: workload
-    for workload in (
-        Workload("tiny", 1, 16, 2, 1, 8, 32, 64, 8, 12, 4, 4),
-        Workload("W1", 4, 128, 4, 2, 32, 512, 512, 32, 64, 16, 8),
-        Workload("W2", 8, 512, 8, 4, 64, 2048, 32_768, 128, 128, 4, 8),
-    )
-}
-
-
-# --- What both engines are given --------------------------------------------------------------------------------------
-
-
-class PrivateTokenizer:
-    """One private-use character per token id, so that text and ids turn into each other exactly and at once.
-
-    Pad and end lie outside the vocabulary: they cannot be sampled, so that every completion uses up its tokens.
-    """
-
-    FIRST = 0xF0000
-
-    def __init__(self, vocab_size: int):
-        self.vocab_size = vocab_size
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        return [ord(character) - self.FIRST for character in text]
-
-    def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """Text of token ids."""
-        return (np.asarray(ids, "<u4") + np.uint32(self.FIRST)).astype("<u4").tobytes().decode("utf-32-le")
-
-    def bos_id(self) -> int:
-        """Id that begins a sequence; not 0, which Tunix's sampler takes for none."""
-        return 1
-
-    def pad_id(self) -> int:
-        """An id that cannot be sampled."""
-        return self.vocab_size
-
-    def eos_id(self) -> int:
-        """Another id that cannot be sampled."""
-        return self.vocab_size + 1
-
-    def token_id(self, text: str) -> int:
-        """Id of a single character."""
-        (index,) = self.encode(text)
-        return index
-
-    def fingerprint(self) -> str:
-        """Changes with the vocabulary."""
-        return f"private-{self.vocab_size}"
-
-
-def low_share(middle: str, completion: str) -> float:
-    """Share of the characters before `middle`: plain Python and next to free, and hardly ever equal in a group."""
-    return sum(character < middle for character in completion) / len(completion)
-
-
-def reward_of(workload: Workload) -> Callable[[str], float]:
-    """The reward of one completion: how many of its tokens lie in the lower half of the vocabulary."""
-    return functools.partial(low_share, chr(PrivateTokenizer.FIRST + workload.vocab_size // 2))
-
-
-def rows_of(workload: Workload) -> list[dict[str, str]]:
-    """Rows of random prompts, every one of full length behind the beginning-of-sequence token."""
-    tokenizer, random = PrivateTokenizer(workload.vocab_size), np.random.default_rng(SEED)
-    ids = random.integers(2, workload.vocab_size, (4 * workload.prompts, workload.prompt_tokens - 1))
-    return [{"prompt": tokenizer.decode(row), "answer": ""} for row in ids]
-
-
-def batches_of(workload: Workload) -> Any:
-    """The batches of prompts, in the order in which both engines see them."""
-    from agent_tunix import data
-
-    return data.batches(rows_of(workload), size=workload.prompts, seed=SEED)
 
 
 def architecture_of(workload: Workload) -> Any:
@@ -143,17 +36,18 @@ def architecture_of(workload: Workload) -> Any:
 
 
 def optimizer_of(steps: int) -> tuple[Any, Any]:
-    """AdamW behind a clip of the gradient, and its learning rate; the same optax transformation for both engines."""
+    """`ADAMW` and its learning rate; the same optax transformation for both engines."""
     from agent_tunix import optimizers
 
+    settings = dict(ADAMW)
     rate = optimizers.learning_rate_schedule(
-        learning_rate=LEARNING_RATE, warmup_steps=1, steps=steps, schedule="constant"
+        learning_rate=settings.pop("learning_rate"), warmup_steps=1, steps=steps, schedule="constant"
     )
-    return optimizers.adamw(rate), rate
+    return optimizers.adamw(rate, **settings), rate
 
 
 def describe(params: Any) -> dict[str, Any]:
-    """Number, types, hash and place of parameters, by which the engines are compared."""
+    """Number, types, hash and place of parameters and how they are trained, by which the engines are compared."""
     import jax
 
     from agent_tunix.models import params_sha256
@@ -163,8 +57,31 @@ def describe(params: Any) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in leaves),
         "dtypes": sorted({str(leaf.dtype) for leaf in leaves}),
         "params_sha256": params_sha256(params),
-        "backend": f"{jax.default_backend()} ({jax.devices()[0].device_kind})",
+        "optimizer": ADAMW,
+        "kl_coefficient": KL_COEFFICIENT,
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
     }
+
+
+def stopped(workload: Workload, logits: Any, due: Any, index: Any) -> Any:
+    """Logits under which a ragged completion ends where the workload says: the same few operations for every engine.
+
+    Args:
+      workload: Its longest completions are cut off, not stopped.
+      logits: `[... vocab]`.
+      due: Length of each completion, `[...]`.
+      index: Which of its tokens comes next, from 0.
+
+    Returns:
+      Logits that leave nothing but the stop token where it is due, and neither that nor the pad token elsewhere.
+    """
+    import jax.numpy as jnp
+
+    ends = (index + 1 == due) & (due < workload.completion_tokens)
+    ids = jnp.arange(logits.shape[-1])
+    blocked = jnp.where(ends[..., None], ids != STOP, (ids == STOP) | (ids == PAD))
+    return jnp.where(blocked, -1e9, logits)
 
 
 # --- Ours -------------------------------------------------------------------------------------------------------------
@@ -179,7 +96,8 @@ def run_ours(workload: Workload, steps: int, micro_batch_size: int, folder: Path
     Args:
       workload: Shapes.
       steps: Updates.
-      micro_batch_size: Prompts per forward and backward pass; all of them for no accumulation.
+      micro_batch_size: Prompts per forward and backward pass; all of them for no accumulation, `OWN_CHOICE` for as many
+        buckets as a run chooses where nothing is set.
       folder: Of the run; missing or empty.
       turns: Handshake.
     """
@@ -210,7 +128,7 @@ def run_ours(workload: Workload, steps: int, micro_batch_size: int, folder: Path
             optimizer,
             rate,
             sample=counted(our_sampler(policy, workload), seen),
-            batches=batches_of(workload),
+            batches=Batches(workload),
             evaluate=lambda parameters, key: {"eval/accuracy": 0.0},
             plan=plan,
             run=run,
@@ -222,6 +140,7 @@ def run_ours(workload: Workload, steps: int, micro_batch_size: int, folder: Path
     turns.finish({"logged": logged, "kl": {"first": rows[0]["policy/kl"], "last": rows[-1]["policy/kl"]}})
 
 
+OWN_CHOICE = 0
 OUR_LOSS = {
     "surrogate": f"clipped, epsilon {EPSILON}",
     "kl": f"k3, coefficient {KL_COEFFICIENT}",
@@ -254,11 +173,37 @@ def our_sampler(policy: Any, workload: Workload) -> Any:
     from agent_tunix import sampling
 
     return sampling.sampler(
-        policy,
-        PrivateTokenizer(workload.vocab_size),
+        ragged_policy(policy, workload) if workload.mean_tokens else policy,
+        tokenizer_of(workload),
         max_prompt_tokens=workload.prompt_tokens,
         max_completion_tokens=workload.completion_tokens,
         distribution=sampling.Distribution(temperature=TEMPERATURE),
+    )
+
+
+def ragged_policy(policy: Any, workload: Workload) -> Any:
+    """A policy whose completions end where the workload says; the lengths that are due travel with prefix and cache."""
+    import jax.numpy as jnp
+
+    def prefix(params: Any, prompt_ids: Any, prompt_mask: Any) -> Any:
+        due = jnp.asarray(workload.lengths)[prompt_ids[:, 1] - FIRST_ORDINARY]
+        return policy.prefix(params, prompt_ids, prompt_mask), due
+
+    def decoder(params: Any, prefix: Any) -> Any:
+        step = policy.decoder(params, prefix[0])
+
+        def stopping_step(state: Any, tokens: Any, index: Any) -> Any:
+            cache, due = state
+            logits, cache = step(cache, tokens, index)
+            return stopped(workload, logits, due, index), (cache, due)
+
+        return stopping_step
+
+    return policy._replace(
+        prefix=prefix,
+        decoder=decoder,
+        cache=lambda params, prefix, *sizes: (policy.cache(params, prefix[0], *sizes), prefix[1]),
+        grown=lambda state, slots: (policy.grown(state[0], slots), state[1]),
     )
 
 
@@ -284,7 +229,7 @@ def our_plan(workload: Workload, steps: int, micro_batch_size: int) -> Any:
         group_size=workload.group_size,
         num_iterations=1,
         minibatches=1,
-        microbatches=workload.prompts // micro_batch_size,
+        microbatches=workload.prompts // micro_batch_size if micro_batch_size else chosen_microbatches(workload),
         rollout_microbatches=1,
         max_refills=0,
         temperature=TEMPERATURE,
@@ -295,144 +240,52 @@ def our_plan(workload: Workload, steps: int, micro_batch_size: int) -> Any:
     )
 
 
-# --- Tunix ------------------------------------------------------------------------------------------------------------
+def chosen_microbatches(workload: Workload) -> int:
+    """The buckets that a run takes whose configuration leaves them open."""
+    from agent_tunix import workshop
+    from agent_tunix.config import Config
 
-TUNIX_LOSS = {
-    "beta": KL_COEFFICIENT,
-    "kl_loss_mode": "low_var_kl",
-    "epsilon": EPSILON,
-    "loss_agg_mode": "sequence-mean-token-mean",
-    "advantage_estimator": "grpo",
-    "num_iterations": 1,
-}
+    config, replace = Config(), dataclasses.replace
+    config = replace(
+        config,
+        training=replace(
+            config.training,
+            prompts_per_batch=workload.prompts,
+            group_size=workload.group_size,
+            minibatches=1,
+            microbatches=0,
+        ),
+        data=replace(config.data, max_prompt_tokens=workload.prompt_tokens),
+        sampling=replace(config.sampling, max_completion_tokens=workload.completion_tokens),
+    )
+    return workshop.plan(config).microbatches
 
 
-def run_tunix(workload: Workload, steps: int, micro_batch_size: int, turns: Turns) -> None:
-    """Tunix's `GRPOLearner` on its own sampler and trainer, without checkpoints and metric files.
+# --- The machine's peak -----------------------------------------------------------------------------------------------
 
-    A turn ends where the learner begins to generate for the next batch, once the updated parameters are there.
+MATMUL = {"size": 2048, "repeats": 5}
+
+
+def run_matmul(steps: int, turns: Turns) -> None:
+    """Float32 matrix products through JAX on all cores; a turn reports the best rate of several.
 
     Args:
-      workload: Shapes.
-      steps: Updates.
-      micro_batch_size: Prompts per forward and backward pass; all of them for no accumulation.
+      steps: Turns.
       turns: Handshake.
     """
     import jax
-    from flax import nnx
-    from tunix.rl.grpo.grpo_learner import GRPOConfig, GRPOLearner
 
-    portions, rollout = tunix_portions(workload, micro_batch_size), tunix_rollout(workload)
-    actor, reference, mesh = tunix_models(workload)
-    ready = describe(nnx.to_pure_dict(nnx.state(actor)))
-    cluster = tunix_cluster(workload, actor, reference, mesh, portions, rollout, steps)
-    share, seen = reward_of(workload), {}
+    size = MATMUL["size"]
+    first, second = jax.random.normal(jax.random.key(0), (2, size, size))
+    product = jax.jit(lambda x, y: x @ y)
+    product(first, second).block_until_ready()
 
-    def reward(prompts: Sequence[str], completions: Sequence[str], **_: Any) -> list[float]:
-        return [share(completion) for completion in completions]
-
-    def end_step() -> None:
-        jax.block_until_ready(nnx.state(cluster.actor_trainer.model))
-        turns.wait(dict(seen))
-
-    generate = cluster.generate
-
-    def timed_generate(*args: Any, **arguments: Any) -> Any:
-        if seen:
-            end_step()
+    def gflops() -> float:
         started = time.perf_counter()
-        # Without a seed Tunix draws the same noise in every step; a run that learns would give one, at no cost.
-        cluster.cluster_config.rollout_config.seed = jax.random.key_data(jax.random.key(cluster.global_steps))
-        output = generate(*args, **arguments)
-        seen["split"] = {"rollout_s": time.perf_counter() - started}
-        seen["tokens"] = {
-            "completions": len(output.tokens),
-            "prompt_tokens": int((output.left_padded_prompt_tokens < workload.vocab_size).sum()),
-            "completion_tokens": sum(len(tokens) for tokens in output.tokens),
-        }
-        return output
+        product(first, second).block_until_ready()
+        return 2 * size**3 / (time.perf_counter() - started) / 1e9
 
-    cluster.generate = timed_generate
-    learner = GRPOLearner(cluster, GRPOConfig(num_generations=workload.group_size, **TUNIX_LOSS), [reward])
-    turns.wait(ready | {"configuration": portions | rollout, "loss": TUNIX_LOSS})
-    learner.train(tunix_batches(workload, steps))
-    end_step()
-    kl = cluster.actor_trainer.metrics_logger.get_metric_history("actor", "kl", "train")
-    turns.finish({"kl": {"first": float(kl[0]), "last": float(kl[-1])}})
-
-
-def tunix_portions(workload: Workload, micro_batch_size: int) -> dict[str, Any]:
-    """Batch sizes in prompts: one rollout of everything, the rest in micro-batches."""
-    whole = workload.prompts
-    return {
-        "mini_batch_size": whole,
-        "train_micro_batch_size": None if micro_batch_size == whole else micro_batch_size,
-        "compute_logps_micro_batch_size": micro_batch_size,
-        "rollout_micro_batch_size": whole,
-    }
-
-
-def tunix_rollout(workload: Workload) -> dict[str, Any]:
-    """Sampling settings: a cache that just holds a sequence, no filters, and no log-probabilities that nobody reads."""
-    return {
-        "max_prompt_length": workload.prompt_tokens,
-        "max_tokens_to_generate": workload.completion_tokens,
-        "kv_cache_size": workload.prompt_tokens + workload.completion_tokens,
-        "temperature": TEMPERATURE,
-        "top_p": 1.0,
-        "top_k": None,
-        "return_logprobs": False,
-    }
-
-
-def tunix_models(workload: Workload) -> tuple[Any, Any, Any]:
-    """Actor, reference and mesh: Tunix's own modules, each with a copy of the weights that our engine starts from."""
-    import jax
-    import jax.numpy as jnp
-
-    from agent_tunix import models
-
-    architecture = architecture_of(workload)
-    params = models.initial_params(architecture, SEED)
-    mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    with mesh:
-        actor, reference = (models.tunix_module(architecture, jax.tree.map(jnp.copy, params)) for _ in range(2))
-    return actor, reference, mesh
-
-
-def tunix_cluster(
-    workload: Workload,
-    actor: Any,
-    reference: Any,
-    mesh: Any,
-    portions: dict[str, Any],
-    rollout: dict[str, Any],
-    steps: int,
-) -> Any:
-    """Everything on one mesh, so that actor and sampler share weights."""
-    from tunix.rl.rl_cluster import ClusterConfig, RLCluster, RLTrainingConfig, Role
-    from tunix.rl.rollout.base_rollout import RolloutConfig
-
-    training = RLTrainingConfig(
-        actor_optimizer=optimizer_of(steps)[0],
-        eval_every_n_steps=steps + 1,
-        max_steps=steps,
-        metrics_logging_options=None,
-        checkpoint_root_directory=None,
-        **portions,
-    )
-    config = ClusterConfig(
-        role_to_mesh=dict.fromkeys((Role.ACTOR, Role.REFERENCE, Role.ROLLOUT), mesh),
-        rollout_engine="vanilla",
-        training_config=training,
-        rollout_config=RolloutConfig(**rollout),
-    )
-    tokenizer = PrivateTokenizer(workload.vocab_size)
-    return RLCluster(actor=actor, reference=reference, tokenizer=tokenizer, cluster_config=config)
-
-
-def tunix_batches(workload: Workload, steps: int) -> Iterator[dict[str, Any]]:
-    """The same batches as columns."""
-    batches = batches_of(workload)
+    turns.wait({"device": jax.devices()[0].device_kind})
     for _ in range(steps):
-        yield {"prompts": np.array([row["prompt"] for row in next(batches)])}
+        turns.wait({"gflops": max(gflops() for _ in range(MATMUL["repeats"]))})
+    turns.finish({})

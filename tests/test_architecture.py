@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "agent_tunix"
 
 ROOMS: dict[int, tuple[str, ...]] = {
     0: ("text", "errors", "plain", "types", "runs", "sketch"),
-    1: ("batching", "advantages", "losses", "optimizers", "rewards"),
+    1: ("batching", "buckets", "advantages", "losses", "optimizers", "rewards"),
     2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "measures", "weight_limits", "components"),
-    3: ("updates", "collecting", "supervised", "training", "evaluation", "display"),
+    3: ("updates", "collecting", "ahead", "supervised", "training", "evaluation", "display"),
     4: (
         "contributions",
         "reward_analysis",
@@ -27,7 +27,18 @@ ROOMS: dict[int, tuple[str, ...]] = {
         "diagnostics",
     ),
     5: ("reports",),
-    6: ("config", "lookup", "recipes", "overrides", "workshop", "watching", "jobs", "tradeoff_text", "tradeoffs"),
+    6: (
+        "config",
+        "lookup",
+        "recipes",
+        "overrides",
+        "workshop",
+        "planning",
+        "watching",
+        "jobs",
+        "tradeoff_text",
+        "tradeoffs",
+    ),
     7: ("cli", "__main__"),
 }
 """A module, or a folder, imports from lower rooms, from what stands before it in its own room, and from its own folder.
@@ -39,7 +50,7 @@ CORE = [name for room, names in ROOMS.items() if room < 6 for name in names]
 ORDER = [name for names in ROOMS.values() for name in names]
 
 BORDERS = {
-    "tunix": {"models", "sampling", "training", "checkpoints", "engines"},
+    "tunix": {"models", "planning", "sampling", "training", "checkpoints", "engines"},
     "qwix": {"models", "sampling", "training", "checkpoints", "engines"},
     "hydra": {"config", "overrides", "recipes", "cli"},
     "omegaconf": {"config", "overrides", "recipes", "cli"},

@@ -118,11 +118,14 @@ def dice_logits(params, prompt_ids):
 def dice():
     """So many prompts of eight throws, with two components: the first face, and the third with some noise."""
     policy = Policy(
-        lambda *_: None,
-        lambda params, prompt_ids, mask, ids: jnp.broadcast_to(
+        prefix=lambda params, prompt_ids, mask: prompt_ids,
+        continued=lambda params, prompt_ids, ids: jnp.broadcast_to(
             dice_logits(params, prompt_ids)[:, None, None], (*ids.shape, 3)
         ),
-        lambda params: jnp.eye(3),
+        unembedding=lambda params: jnp.eye(3),
+        decoder=lambda *_: None,
+        cache=lambda *_: None,
+        grown=lambda *_: None,
     )
 
     def of(prompts):

@@ -61,16 +61,19 @@ def test_decoding_token_by_token_equals_the_teacher_forced_pass(params, batch):
 
     @jax.jit
     def decoded(params):
-        cache, step = models.policy(ARCHITECTURE).decoder(params, prompt_ids, prompt_mask, GROUP, TOKENS)
-        fed, seen = jnp.repeat(prompt_ids[:, -1], GROUP), []
+        policy = models.policy(ARCHITECTURE)
+        prefix = policy.prefix(params, prompt_ids, prompt_mask)
+        cache, step = policy.cache(params, prefix, GROUP, 2), policy.decoder(params, prefix)
+        fed, seen = jnp.broadcast_to(prompt_ids[:, -1:], (PROMPTS, GROUP)), []
         for index in range(TOKENS):
+            cache = policy.grown(cache, TOKENS) if index == 2 else cache
             logits, cache = step(cache, fed, jnp.int32(index))
-            fed = completions.reshape(-1, TOKENS)[:, index]
-            seen.append(jnp.take_along_axis(jax.nn.log_softmax(logits), fed[:, None], 1)[:, 0])
+            fed = completions[:, :, index]
+            seen.append(jnp.take_along_axis(jax.nn.log_softmax(logits), fed[..., None], 2)[..., 0])
         return jnp.stack(seen, -1)
 
     expected, _ = logprobs(params, *batch)
-    np.testing.assert_allclose(decoded(params).reshape(expected.shape), expected, atol=1e-5)
+    np.testing.assert_allclose(decoded(params), expected, atol=1e-5)
 
 
 def test_padding_on_the_left_changes_nothing(params, batch):
@@ -79,20 +82,31 @@ def test_padding_on_the_left_changes_nothing(params, batch):
     np.testing.assert_allclose(logprobs(params, *padded, completions)[0], logprobs(params, *batch)[0], atol=1e-6)
 
 
-def test_chunked_logprobs_and_gradients_equal_whole_ones(params):
+@pytest.mark.parametrize("entropy_gradient", [False, True])
+@pytest.mark.parametrize("max_logits", [2**24, 30 * 20, 30], ids=["whole", "in two parts", "token by token"])
+def test_logprobs_entropies_and_gradients_are_those_of_jax(params, entropy_gradient, max_logits):
     features = jax.random.normal(jax.random.key(0), (2, 3, 5, 32))
     targets = jax.random.randint(jax.random.key(1), (2, 3, 5), 0, 40)
     head = models.policy(ARCHITECTURE).unembedding(params)
+    weights = jnp.arange(30.0).reshape(2, 3, 5)
 
-    def total(features, head, max_logits):
-        logprobs, entropy = models.token_logprobs(features, head, targets, 0.7, max_logits=max_logits)
-        return (logprobs * jnp.arange(30.0).reshape(2, 3, 5) + entropy).sum()
+    def ours(features, head):
+        found = models.token_logprobs(
+            features, head, targets, 0.7, entropy_gradient=entropy_gradient, max_logits=max_logits
+        )
+        return (found[0] * weights + found[1]).sum(), found
 
-    gradients = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
-    whole, cut = gradients(features, head, 2**24), gradients(features, head, 40 * 7)
-    np.testing.assert_allclose(whole[0], cut[0], rtol=1e-6)
-    for one, other in zip(whole[1], cut[1]):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    def plain(features, head):
+        logprobs = jax.nn.log_softmax(features @ head.T / 0.7)
+        entropy = -(jnp.exp(logprobs) * logprobs).sum(-1)
+        chosen = jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
+        through = entropy if entropy_gradient else jax.lax.stop_gradient(entropy)
+        return (chosen * weights + through).sum(), (chosen, entropy)
+
+    (_, expected), wanted = jax.value_and_grad(plain, (0, 1), has_aux=True)(features, head)
+    (_, found), got = jax.jit(jax.value_and_grad(ours, (0, 1), has_aux=True))(features, head)
+    for one, other in zip((*found, *got), (*expected, *wanted)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
 
 
 def test_every_parameter_of_a_fresh_policy_gets_a_gradient(params, batch):

@@ -65,7 +65,7 @@ def test_the_defaults_are_valid():
         ("training.group_size", 1, "at least 2"),
         ("training.prompts_per_batch", 0, "at least 1"),
         ("training.minibatches", 3, "does not divide 64 prompts"),
-        ("training.microbatches", 3, "does not divide 64 prompts"),
+        ("training.microbatches", 3, "3 buckets of 64 prompts x 8 completions got no equal parts"),
         ("sampling.rollout_microbatches", 5, "does not divide 64 prompts"),
         ("sampling.top_p", 0.0, "above 0"),
         ("sampling.top_p", 1.1, "at most 1"),
@@ -109,11 +109,11 @@ def test_a_setting_that_cannot_mean_anything_is_named(key, value, words):
     assert key.split(".")[-1] in sentence or key == "advantage.arguments"
 
 
-def test_microbatches_divide_a_minibatch_not_the_batch():
-    config = with_value("training.minibatches", 4)  # 64 prompts, 16 each
-    recipes.validate(with_value("training.microbatches", 16, config))
-    with pytest.raises(ConfigError, match="does not divide 16 prompts of a minibatch"):
-        recipes.validate(with_value("training.microbatches", 32, config))
+def test_microbatches_cut_the_prompts_and_groups_of_a_minibatch():
+    config = with_value("training.minibatches", 4)  # 64 prompts, 16 each, times groups of 8
+    recipes.validate(with_value("training.microbatches", 16 * 8, config))
+    with pytest.raises(ConfigError, match="256: 256 buckets of 16 prompts x 8 completions got no equal parts"):
+        recipes.validate(with_value("training.microbatches", 256, config))
 
 
 def test_every_bound_and_choice_is_about_a_key_that_exists():

@@ -21,7 +21,7 @@ def rollouts(sample, params, rows):
 
 def frequencies(logits, distribution, draws=40_000):
     tokens, logprobs, old = jax.jit(sampling.draw, static_argnums=2)(
-        jax.random.key(1), jnp.tile(jnp.asarray(logits)[None], (draws, 1)), distribution
+        jax.random.uniform(jax.random.key(1), (draws,)), jnp.tile(jnp.asarray(logits)[None], (draws, 1)), distribution
     )
     return np.bincount(tokens, minlength=len(logits)) / draws, np.asarray(tokens), logprobs, old
 
@@ -64,16 +64,17 @@ def test_filters_leave_the_worked_out_distribution(distribution, kept):
     np.testing.assert_allclose(np.exp(old), PROBABILITIES[tokens], atol=1e-6)
 
 
-def test_greedy_takes_the_likeliest_token_whatever_the_key():
+def test_greedy_takes_the_likeliest_token_whatever_the_noise():
     logits = jnp.array([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])
-    for seed in range(3):
-        tokens, *_ = sampling.draw(jax.random.key(seed), logits, Distribution(temperature=0.0))
+    for noise in (0.0, 0.5, 0.999):
+        tokens, *_ = sampling.draw(jnp.full(2, noise), logits, Distribution(temperature=0.0))
         assert tokens.tolist() == [1, 0]
 
 
 def test_impossible_tokens_are_never_drawn():
     logits = jnp.where(jnp.arange(5000) % 7 == 3, 0.0, -jnp.inf)
-    tokens, logprobs, _ = sampling.draw(jax.random.key(0), jnp.tile(logits[None], (5_000, 1)), Distribution())
+    noise = jax.random.uniform(jax.random.key(0), (5_000,))
+    tokens, logprobs, _ = sampling.draw(noise, jnp.tile(logits[None], (5_000, 1)), Distribution())
     assert set((np.asarray(tokens) % 7).tolist()) == {3}
     assert np.isfinite(logprobs).all()
 

@@ -1,8 +1,9 @@
 """Saving and restoring everything a run needs to go on as if it had never stopped.
 
 One orbax checkpoint holds the arrays (trainable parameters, optimizer state, shaping state) and a JSON record (step,
-batch, data iterator, positions in the run's files, fingerprint). Writing happens in the background; a checkpoint that
-was cut off by a kill is never seen.
+batch, data iterator, positions in the run's files, fingerprint); a run whose rollouts are sampled ahead adds the
+parameters that sample the next batch. Writing happens in the background; a checkpoint that was cut off by a kill is
+never seen.
 """
 
 import shutil
@@ -16,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from agent_tunix.errors import AgentTunixError
 
-ARRAYS, RECORD = "arrays", "record"
+ARRAYS, BEHIND, RECORD = "arrays", "behind", "record"
 
 WRITE_ERRORS = (OSError, ValueError)
 """What a refusing disk raises: tensorstore, which writes the arrays, reports a full one as a ValueError."""
@@ -43,10 +44,19 @@ class Checkpoints:
                 preservation_policy=managers.AnyPreservationPolicy([managers.LatestN(keep), best]),
                 best_fn=_accuracy,  # without it metrics are not written, and a resumed run forgets which was best
             ),
-            item_names=(ARRAYS, RECORD),
+            item_names=(ARRAYS, BEHIND, RECORD),
         )
 
-    def save(self, step: int, arrays: Any, record: dict[str, Any], *, accuracy: float, wait: bool = False) -> None:
+    def save(
+        self,
+        step: int,
+        arrays: Any,
+        record: dict[str, Any],
+        *,
+        accuracy: float,
+        behind: Any = None,
+        wait: bool = False,
+    ) -> None:
         """Starts to write the state after `step`; an existing checkpoint of that step is left as it is.
 
         Args:
@@ -54,6 +64,8 @@ class Checkpoints:
           arrays: Pytree of arrays.
           record: JSON-serialisable record.
           accuracy: Held-out accuracy of the last evaluation, by which the best checkpoint is chosen.
+          behind: Parameters that sample the next batch where those are not the trained ones; None writes none. They
+            stand apart, so that who wants the trained ones need not know of them.
           wait: Return only when the checkpoint is complete.
 
         Raises:
@@ -63,12 +75,13 @@ class Checkpoints:
         if step in self.steps():
             return
         self._discard_torn()
+        items = {ARRAYS: ocp.args.StandardSave(_detached(arrays)), RECORD: ocp.args.JsonSave(record)}
+        if behind is not None:
+            items[BEHIND] = ocp.args.StandardSave(_detached(behind))
         try:
             self._manager.save(
                 step,
-                args=ocp.args.Composite(
-                    **{ARRAYS: ocp.args.StandardSave(_detached(arrays)), RECORD: ocp.args.JsonSave(record)}
-                ),
+                args=ocp.args.Composite(**items),
                 metrics={"accuracy": accuracy},
                 force=True,
             )
@@ -100,6 +113,18 @@ class Checkpoints:
             ),
         )
         return restored[ARRAYS], restored[RECORD]
+
+    def restore_behind(self, like: Any) -> Any:
+        """The parameters that sample the next batch after the newest checkpoint, or None if it has none of its own.
+
+        Args:
+          like: Pytree of arrays (or shapes) with the structure to restore.
+        """
+        complete = self.steps()
+        if not complete or not (self._folder(complete[-1]) / BEHIND).exists():
+            return None
+        arguments = ocp.args.StandardRestore(jax.tree.map(_shape, like))
+        return self._manager.restore(complete[-1], args=ocp.args.Composite(**{BEHIND: arguments}))[BEHIND]
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
@@ -140,6 +165,9 @@ class Checkpoints:
         """
         for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(torn, ignore_errors=True)
+
+    def _folder(self, step: int) -> Path:
+        return self.directory / ocp.path.step.standard_name_format().build_name(step)
 
     def _accuracy(self, step: int) -> float:
         metrics = self._manager.metrics(step)

@@ -37,6 +37,9 @@ Grade = Callable[[Rollouts], Callable[[], Score]]
 
 Grading = contextlib.AbstractContextManager[Grade]
 
+Scored = tuple[Rollouts, Score, dict[str, float]]
+"""A batch to train on: rollouts, their unshaped score, and numbers about how they were collected."""
+
 
 class MostlyFailed(RewardError):
     """Graders gave no value for most of a batch."""
@@ -70,7 +73,7 @@ def collect(
     batch: int,
     record: Record,
     clock: "Clock",
-) -> tuple[Rollouts, Score, dict[str, float]]:
+) -> Scored:
     """One batch of scored rollouts; with `keep_group`, refilled until every group is worth training on.
 
     Groups are judged on the unshaped score. After `max_refills` further rounds the batch is filled up with groups that
@@ -134,6 +137,13 @@ class Clock:
         now = time.perf_counter()
         self._laps[stage] = self._laps.get(stage, 0.0) + now - self._last
         self._last = now
+
+    def beside(self, other: "Clock") -> None:
+        """Adds the stages and numbers of what went by in the background; the time since the last call was a wait."""
+        self.lap("wait")
+        for stage, seconds in other._laps.items():
+            self._laps[stage] = self._laps.get(stage, 0.0) + seconds
+        self._notes |= other._notes
 
     def note(self, numbers: Mapping[str, float]) -> None:
         """Adds numbers to the row of the next update."""

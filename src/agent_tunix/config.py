@@ -20,6 +20,10 @@ class ModelConfig:
     lora_rank: int = 0
     """0 trains every parameter."""
     lora_alpha: float = 16.0
+    dtype: str = "float32"
+    """What is computed in, `float32` or `bfloat16`; parameters, norms, log-probabilities and sums stay in float32."""
+    remat: bool = False
+    """Compute a layer's activations again for the gradient instead of keeping them: less memory, a third more work."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,10 @@ class TrainingConfig:
     minibatches: int = 1
     """Optimizer updates per pass; prompts are split evenly."""
     microbatches: int = 0
-    """Parts in which the gradient of one update is accumulated. 0 chooses: on a CPU parts of about two thousand tokens,
-    which stay in its cache, elsewhere a single one."""
+    """Length buckets in which the gradient of one update is accumulated. 0 chooses: on a CPU buckets of about two
+    thousand tokens, which stay in its cache, elsewhere a single one."""
+    rollouts_ahead: int = 0
+    """1: the next batch is sampled and graded while one is trained on, by the policy from before that update."""
     dynamic_sampling: bool = False
     """Refill groups whose unshaped rewards are all equal (DAPO)."""
     max_refills: int = 3

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from agent_tunix import advantages, data, lookup, losses, rewards, tasks, text
+from agent_tunix import advantages, buckets, data, lookup, losses, rewards, tasks, text
 from agent_tunix.config import Config, LossConfig, RewardConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.plain import flatten
@@ -64,6 +64,7 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = {
     "loss.kl_estimator": lambda: list(DIVERGENCES),
     "loss.aggregation": lambda: list(AGGREGATIONS),
     "training.stop_on": lambda: ["never", "error", "warn"],
+    "model.dtype": lambda: ["float32", "bfloat16"],
     "optimizer.schedule": lambda: ["cosine", "constant"],
     "resume": lambda: ["auto", "force", "never"],
 }
@@ -75,7 +76,7 @@ AT_LEAST: Mapping[str, float] = {
     "data.max_prompt_tokens": 2,
     **dict.fromkeys(("sampling.max_completion_tokens", "sampling.rollout_microbatches"), 1),
     **dict.fromkeys(("training.prompts_per_batch", "training.num_iterations", "training.minibatches"), 1),
-    "training.microbatches": 0,
+    **dict.fromkeys(("training.microbatches", "training.rollouts_ahead"), 0),
     **dict.fromkeys(("evaluation.rows", "evaluation.prompts_per_batch", "warm_start.rows_per_batch"), 1),
     **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), 1),
     **dict.fromkeys(("seed", "model.lora_rank", "sampling.temperature", "sampling.top_k", "sampling.min_p"), 0),
@@ -95,7 +96,7 @@ ABOVE: Mapping[str, float] = {
     "loss.dual_clip": 1,
 }
 AT_MOST: Mapping[str, float] = dict.fromkeys(
-    ("sampling.top_p", "optimizer.final_fraction", "warm_start.final_fraction"), 1
+    ("sampling.top_p", "optimizer.final_fraction", "warm_start.final_fraction", "training.rollouts_ahead"), 1
 )
 BELOW: Mapping[str, float] = dict.fromkeys(("sampling.min_p", "optimizer.b1", "optimizer.b2"), 1)
 
@@ -144,11 +145,15 @@ def _check_portions(config: Config) -> None:
     for key, number, whole in (
         ("sampling.rollout_microbatches", config.sampling.rollout_microbatches, prompts),
         ("training.minibatches", training.minibatches, prompts),
-        ("training.microbatches", training.microbatches or 1, prompts // training.minibatches),
     ):
         if whole % number:
             what = "prompts of a minibatch" if whole != prompts else "prompts (training.prompts_per_batch)"
             raise ConfigError(f"{key} is {number}, which does not divide {whole} {what}; choose a divisor of {whole}")
+    lengths = config.data.max_prompt_tokens, config.sampling.max_completion_tokens
+    try:
+        buckets.cut_of(training.microbatches or 1, prompts // training.minibatches, training.group_size, *lengths)
+    except ValueError as error:
+        raise ConfigError(f"training.microbatches is {training.microbatches}: {error}") from error
 
 
 def _check_combinations(config: Config) -> None:

@@ -1,7 +1,8 @@
 """The GRPO loop: sample, score, shape, credit, update; `fit` is the page to read.
 
 Everything the loop does to the policy is a function of (seed, batch index, state), so a run that is killed and resumed
-is the run that was never killed, to the last bit.
+is the run that was never killed, to the last bit. `rounds` says when a batch is sampled: when it is asked for, or while
+the one before is trained on.
 """
 
 import dataclasses
@@ -17,8 +18,9 @@ import optax
 from jaxtyping import Array, Key
 
 from agent_tunix import advantages, components, measures, runs
+from agent_tunix.ahead import Ahead, InLine
 from agent_tunix.checkpoints import Checkpoints
-from agent_tunix.collecting import Batches, Clock, collect
+from agent_tunix.collecting import Batches, Clock, Record, Scored, collect
 from agent_tunix.errors import RunError
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.runs import RunWriter
@@ -29,7 +31,11 @@ from agent_tunix.updates import per_token, portions, reference_logprobs, updater
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long and in which portions to train; the fields are those of the configuration."""
+    """How long and in which portions to train; the fields are those of the configuration.
+
+    Attributes:
+      rollouts_ahead: 1 samples and grades the next batch while one is trained on; 0 samples each when it is needed.
+    """
 
     steps: int
     group_size: int
@@ -43,6 +49,7 @@ class Plan:
     patience: int
     checkpoint_every: int
     seed: int
+    rollouts_ahead: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +163,24 @@ def fit(
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
     state, progress = _restore(state, batches, run, checkpoints)
+    behind = checkpoints.restore_behind(state.trainable) if plan.rollouts_ahead else None
     observer.replay(runs.read_metrics(run.path))
-    # Outputs of a compiled update are bound to their devices. A first input that is not would compile it twice.
-    state = jax.tree.map(lambda x: jax.device_put(x, x.sharding) if isinstance(x, jax.Array) else x, state)
+    state, behind = _bound((state, behind))
     started = time.perf_counter() - progress.seconds
-    record = _record(progress, batches, run)
+
+    def gather(sample: Sample, parameters: Parameters, batch: int, record: Record, clock: Clock) -> Scored:
+        return collect(
+            sample, recipe.reward, recipe.keep_group, parameters, batches, jax.random.fold_in(keys[0], batch),
+            group_size=plan.group_size, parts=plan.rollout_microbatches, max_refills=plan.max_refills, batch=batch,
+            record=record, clock=clock,
+        )  # fmt: skip
+
+    rounds = Ahead(sample, gather, batches, behind) if plan.rollouts_ahead else InLine(sample, gather, batches)
+    record = _record(progress, rounds, run)
 
     def save(wait: bool = False) -> None:
         run.sync()
-        checkpoints.save(progress.step, state, record, accuracy=progress.accuracy, wait=wait)
+        checkpoints.save(progress.step, state, record, accuracy=progress.accuracy, behind=behind, wait=wait)
 
     def keep(rollouts: Rollouts, raw: Score | None, *shaped_and_credit: Any) -> None:
         shaped, credit = shaped_and_credit or (None, None)
@@ -185,13 +201,8 @@ def fit(
         progress = measure()
     try:
         while not (reason := _reason(progress, plan, should_stop)):
-            clock = Clock()
-            key = jax.random.fold_in(keys[0], progress.batch)
-            rollouts, raw, notes = collect(
-                sample, recipe.reward, recipe.keep_group, current(), batches, key,
-                group_size=plan.group_size, parts=plan.rollout_microbatches, max_refills=plan.max_refills,
-                batch=progress.batch, record=keep, clock=clock,
-            )  # fmt: skip
+            clock, last = Clock(), progress.step + plan.num_iterations * plan.minibatches >= plan.steps
+            rollouts, raw, notes = rounds.take(current(), progress.batch, keep, clock, last=last)
             if reference is not None:
                 rollouts = dataclasses.replace(rollouts, ref_logprobs=reference(rollouts))
                 clock.lap("reference")
@@ -210,6 +221,7 @@ def fit(
                 stats = {name: float(value) for name, value in stats.items()}
                 _refuse_non_finite(stats, progress)
                 progress = dataclasses.replace(progress, step=progress.step + 1)
+                behind = rounds.behind  # what is saved from now on begins with the next batch
                 row = {"kind": "train", "step": progress.step, "batch": progress.batch, "iteration": iteration}
                 row |= notes | stats | {"policy/learning_rate": float(np.asarray(learning_rate(progress.step)))}
                 row |= observer.see(row)
@@ -227,7 +239,7 @@ def fit(
             before = record["progress"]["step"]
             if _due(before, progress.step, plan.evaluate_every) or progress.step >= plan.steps:
                 progress = measure()
-            record = _record(progress, batches, run)
+            record = _record(progress, rounds, run)
             if _due(before, progress.step, plan.checkpoint_every):
                 save()
         progress = dataclasses.replace(progress, reason=reason)
@@ -239,6 +251,8 @@ def fit(
             with suppress(Exception):
                 save(wait=True)
         raise
+    finally:
+        rounds.close()
     return current(), progress
 
 
@@ -285,8 +299,13 @@ def _due(before: int, now: int, every: int) -> bool:
     return every > 0 and now // every > before // every
 
 
-def _record(progress: Progress, batches: Batches, run: RunWriter) -> dict[str, Any]:
-    return {"progress": dataclasses.asdict(progress), "data": batches.get_state(), "position": run.position()}
+def _record(progress: Progress, rounds: InLine | Ahead, run: RunWriter) -> dict[str, Any]:
+    return {"progress": dataclasses.asdict(progress), "data": rounds.position(), "position": run.position()}
+
+
+def _bound(tree: Any) -> Any:
+    """The arrays bound to their devices, as outputs of a compiled update are: others would compile it twice."""
+    return jax.tree.map(lambda x: jax.device_put(x, x.sharding) if isinstance(x, jax.Array) else x, tree)
 
 
 def _restore(

@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Key
 
 from agent_tunix import (
+    buckets,
     checkpoints,
     data,
     evaluation,
@@ -59,7 +60,8 @@ def workshop(config: Config) -> Workshop:
     sizes = dataclasses.asdict(config.model)
     names = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp")
     architecture = models.tiny(tokenizer.vocab_size, **{name: sizes[name] for name in names})
-    return Workshop(config, tokenizer, recipes.dataset(config), architecture, models.policy(architecture))
+    policy = models.policy(architecture, dtype=config.model.dtype, remat=config.model.remat)
+    return Workshop(config, tokenizer, recipes.dataset(config), architecture, policy)
 
 
 def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
@@ -118,6 +120,7 @@ def plan(config: Config) -> training.Plan:
         patience=config.evaluation.patience,
         checkpoint_every=config.checkpoint.every_steps,
         seed=config.seed,
+        rollouts_ahead=settings.rollouts_ahead,
     )
 
 
@@ -129,10 +132,18 @@ def _microbatches(config: Config) -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
-    prompts = config.training.prompts_per_batch // config.training.minibatches
-    per_prompt = config.data.max_prompt_tokens + config.training.group_size * config.sampling.max_completion_tokens
-    wanted = prompts * per_prompt / CACHED_TOKENS
-    return next(parts for parts in range(1, prompts + 1) if prompts % parts == 0 and parts >= min(wanted, prompts))
+    settings, prompts = config.training, config.training.prompts_per_batch // config.training.minibatches
+    lengths = config.data.max_prompt_tokens, config.sampling.max_completion_tokens
+    wanted = prompts * (lengths[0] + settings.group_size * lengths[1]) / CACHED_TOKENS
+    most = prompts * settings.group_size
+
+    def possible(parts: int) -> bool:
+        try:
+            return bool(buckets.cut_of(parts, prompts, settings.group_size, *lengths))
+        except ValueError:
+            return False
+
+    return next(parts for parts in range(1, most + 1) if parts >= min(wanted, most) and possible(parts))
 
 
 def optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -252,6 +263,7 @@ def warm_start_fingerprint(shop: Workshop) -> str:
     config = shop.config
     parts = {
         "architecture": shop.architecture._asdict(),
+        "dtype": config.model.dtype,
         "tokenizer": shop.tokenizer.fingerprint(),
         "rows": [[row["prompt"], row.get("demonstration")] for row in shop.dataset.train],
         "warm_start": dataclasses.asdict(config.warm_start),

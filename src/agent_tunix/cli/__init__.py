@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agent_tunix.cli import _diagnostics, _rewards, _training
+from agent_tunix.cli import _diagnostics, _planning, _rewards, _training
 from agent_tunix.cli._command import RUN_ERROR, USAGE_ERROR, Command, Parser
 from agent_tunix.errors import AgentTunixError, ConfigError, unknown
 from agent_tunix.text import one_line
@@ -101,6 +101,7 @@ COMMANDS = {
     **_training.COMMANDS,
     **_rewards.COMMANDS,
     **_diagnostics.COMMANDS,
+    **_planning.COMMANDS,
     "version": Command("versions of this package and of what it stands on", lambda parser: None, _version),
 }
 """By word."""

@@ -39,7 +39,9 @@ __all__ = [
 
 LORA_MODULES = ".*q_proj|.*k_proj|.*v_proj|.*o_proj|.*gate_proj|.*down_proj|.*up_proj"
 
-DecodeStep = Callable[[Any, Int[Array, " rows"], Int[Array, ""]], tuple[Float[Array, "rows vocab"], Any]]
+DecodeStep = Callable[
+    [Any, Int[Array, "prompts group"], Int[Array, ""]], tuple[Float[Array, "prompts group vocab"], Any]
+]
 
 
 class Architecture(NamedTuple):
@@ -57,18 +59,38 @@ class Architecture(NamedTuple):
 class Policy(NamedTuple):
     """The functions of one model; `params` is the full tree, as `merged` returns it.
 
+    A prompt is computed once, by `prefix`, and shared by all completions of its group in decoding and in training. The
+    leading axis of every array of a prefix is that of prompts, the leading axes of every array of a cache are
+    `[prompts group]`, so that prompts and completions can be picked without knowing what a model keeps.
+
     Attributes:
-      decoder: `(params, prompt_ids, prompt_mask, group_size, max_tokens) -> (cache, step)`. Computes every prompt once;
-        `step(cache, tokens, index)` gives the logits that follow `tokens` and the extended cache. The first tokens to
-        feed are the last prompt tokens. Rows are `prompts * group_size`.
-      features: `(params, prompt_ids, prompt_mask, completion_ids) -> [prompts group tokens width]`, teacher forced:
-        entry `t` predicts completion token `t`.
+      prefix: `(params, prompt_ids, prompt_mask) -> prefix`, what completions need of their prompts; a pytree.
+      continued: `(params, prefix, completion_ids) -> [prompts group tokens width]`, teacher-forced features: entry `t`
+        predicts completion token `t`.
       unembedding: `params -> [vocab width]`, the matrix from features to logits.
+      decoder: `(params, prefix) -> step`; `step(cache, tokens, index)` feeds tokens `[prompts group]`, number
+        `index - 1` of their completions (the last of the prompt at index 0), and gives the logits that follow, and the
+        cache.
+      cache: `(params, prefix, group_size, slots) -> cache` with room for that many tokens.
+      grown: `(cache, slots) -> cache` with more room.
     """
 
-    decoder: Callable[..., tuple[Any, DecodeStep]]
-    features: Callable[..., Float[Array, "prompts group tokens width"]]
+    prefix: Callable[..., Any]
+    continued: Callable[..., Float[Array, "prompts group tokens width"]]
     unembedding: Callable[[Params], Float[Array, "vocab width"]]
+    decoder: Callable[[Params, Any], DecodeStep]
+    cache: Callable[[Params, Any, int, int], Any]
+    grown: Callable[[Any, int], Any]
+
+    def features(
+        self,
+        params: Params,
+        prompt_ids: Int[Array, "prompts prompt_tokens"],
+        prompt_mask: Bool[Array, "prompts prompt_tokens"],
+        completion_ids: Int[Array, "prompts group tokens"],
+    ) -> Float[Array, "prompts group tokens width"]:
+        """Teacher-forced features of completions from their prompts."""
+        return self.continued(params, self.prefix(params, prompt_ids, prompt_mask), completion_ids)
 
     def logprobs(
         self,
@@ -78,9 +100,26 @@ class Policy(NamedTuple):
         completion_ids: Int[Array, "prompts group tokens"],
         temperature: float = 1.0,
     ) -> tuple[Float[Array, "prompts group tokens"], Float[Array, "prompts group tokens"]]:
-        """Log-probabilities of completion tokens and entropies of the distributions they come from, in nats."""
-        hidden = self.features(params, prompt_ids, prompt_mask, completion_ids)
-        return token_logprobs(hidden, self.unembedding(params), completion_ids, temperature)
+        """Log-probabilities of completion tokens and entropies of the distributions they come from, in nats.
+
+        No gradient flows through the entropies.
+        """
+        return self.continued_logprobs(
+            params, self.prefix(params, prompt_ids, prompt_mask), completion_ids, temperature
+        )
+
+    def continued_logprobs(
+        self,
+        params: Params,
+        prefix: Any,
+        completion_ids: Int[Array, "prompts group tokens"],
+        temperature: float = 1.0,
+        entropy_gradient: bool = False,
+    ) -> tuple[Float[Array, "prompts group tokens"], Float[Array, "prompts group tokens"]]:
+        """The same from prompts that are computed already; `entropy_gradient` as in `token_logprobs`."""
+        hidden = self.continued(params, prefix, completion_ids)
+        head = self.unembedding(params).astype(hidden.dtype)
+        return token_logprobs(hidden, head, completion_ids, temperature, entropy_gradient=entropy_gradient)
 
 
 @dataclass(frozen=True)
@@ -111,34 +150,29 @@ def tiny(vocab_size: int = CharacterTokenizer().vocab_size, **sizes: int) -> Arc
     return Architecture(vocab_size=vocab_size, **sizes)
 
 
-def policy(architecture: Architecture) -> Policy:
-    """The forward functions of a Qwen3 architecture."""
-    shape = _qwen3.Shape(architecture.heads, architecture.kv_heads, architecture.head_dim)
+def policy(architecture: Architecture, *, dtype: str = "float32", remat: bool = False) -> Policy:
+    """The forward functions of a Qwen3 architecture.
 
-    def decoder(
-        params: Params,
-        prompt_ids: Int[Array, "prompts prompt_tokens"],
-        prompt_mask: Bool[Array, "prompts prompt_tokens"],
-        group_size: int,
-        max_tokens: int,
-    ) -> tuple[Any, DecodeStep]:
-        prefix = _qwen3.prefill(params, shape, prompt_ids, prompt_mask)
-        stack, head = _qwen3.layers(params), _qwen3.unembedding(params)
-        mask = _qwen3.prefix_mask(prompt_mask)
-        first = jnp.repeat(mask.sum(-1), group_size)
-        slots = (prompt_ids.shape[0] * group_size, shape.kv_heads, max_tokens, shape.head_dim)
-        empty = jnp.zeros(slots, head.dtype)
+    Args:
+      architecture: Sizes.
+      dtype: What is computed in, and what the cache holds. Parameters keep their own, so that `bfloat16` over float32
+        parameters trains float32 master weights; norms, softmax, log-probabilities and sums stay in float32.
+      remat: Whether activations within a layer are computed again for the gradient instead of kept.
+    """
+    sizes = architecture.heads, architecture.kv_heads, architecture.head_dim
+    shape = _qwen3.Shape(*sizes, jnp.dtype(dtype), remat)
 
-        def step(cache: Any, tokens: Array, index: Array) -> tuple[Array, Any]:
-            hidden, cache = _qwen3.decode(stack, params, shape, prefix, mask, cache, tokens, first + index, index)
-            return hidden @ head.T, cache
+    def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, *args: function(params, shape, *args)
 
-        return [_qwen3.KeysValues(empty, empty) for _ in stack], step
-
-    def features(params: Params, prompt_ids: Array, prompt_mask: Array, completion_ids: Array) -> Array:
-        return _qwen3.features(params, shape, prompt_ids, prompt_mask, completion_ids)
-
-    return Policy(decoder, features, _qwen3.unembedding)
+    return Policy(
+        prefix=bound(_qwen3.prefix),
+        continued=bound(_qwen3.features),
+        unembedding=_qwen3.unembedding,
+        decoder=bound(_qwen3.decoder),
+        cache=bound(_qwen3.empty_cache),
+        grown=_qwen3.grown,
+    )
 
 
 def tunix_module(architecture: Architecture, params: Params | None = None) -> tunix_qwen3.Qwen3:
