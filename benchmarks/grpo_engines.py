@@ -168,8 +168,8 @@ def our_recipe(workload: Workload) -> Any:
     )
 
 
-def our_sampler(policy: Any, workload: Workload) -> Any:
-    """The compiled sampler of the package."""
+def our_sampler(policy: Any, workload: Workload, mesh: Any = None) -> Any:
+    """The compiled sampler of the package, over the devices of a mesh where there is one."""
     from agent_tunix import sampling
 
     return sampling.sampler(
@@ -178,6 +178,8 @@ def our_sampler(policy: Any, workload: Workload) -> Any:
         max_prompt_tokens=workload.prompt_tokens,
         max_completion_tokens=workload.completion_tokens,
         distribution=sampling.Distribution(temperature=TEMPERATURE),
+        streams=our_streams(workload),
+        mesh=mesh,
     )
 
 
@@ -231,6 +233,7 @@ def our_plan(workload: Workload, steps: int, micro_batch_size: int) -> Any:
         minibatches=1,
         microbatches=workload.prompts // micro_batch_size if micro_batch_size else chosen_microbatches(workload),
         rollout_microbatches=1,
+        streams=our_streams(workload),
         max_refills=0,
         temperature=TEMPERATURE,
         evaluate_every=0,
@@ -258,7 +261,14 @@ def chosen_microbatches(workload: Workload) -> int:
         data=replace(config.data, max_prompt_tokens=workload.prompt_tokens),
         sampling=replace(config.sampling, max_completion_tokens=workload.completion_tokens),
     )
-    return workshop.plan(config).microbatches
+    return workshop.plan(config, architecture_of(workload)).microbatches
+
+
+def our_streams(workload: Workload) -> int:
+    """The streams that a run takes whose configuration leaves them open."""
+    from agent_tunix import workshop
+
+    return workshop.streams(architecture_of(workload))
 
 
 # --- The machine's peak -----------------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ that was missed needs a paragraph there that begins with its name in bold, such 
 
 import argparse
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import page_tables
+from page_tables import table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results"
@@ -96,7 +98,7 @@ def goal_table(results: Results) -> list[str]:
         number = measured(goal, results)
         verdict = "not measured" if number is None else "met" if number >= goal.least else "missed"
         rows.append([goal.name, _aim(goal), "" if number is None else _found(goal, number, results), verdict])
-    return _table(["workload", "goal", "measured", ""], rows, right=0)
+    return table(["workload", "goal", "measured", ""], rows, right=0)
 
 
 def engine_table(results: Results) -> list[str]:
@@ -117,7 +119,7 @@ def engine_table(results: Results) -> list[str]:
         for name, one in result["engines"].items()
     ]
     head = ["", "engine", "s/step", "range", "rollout s", "CPU-s", "peak GB", "first step s", "share of the peak"]
-    return _table(head, rows, right=7)
+    return table(head, rows, right=7)
 
 
 def floor_table(results: Results) -> list[str]:
@@ -133,7 +135,7 @@ def floor_table(results: Results) -> list[str]:
         ]
         for workload, result in results.items()
     ]
-    return _table(["", "GF, prompts shared", "GF, not shared", "peak GF/s", "range", "floor s"], rows, right=5)
+    return table(["", "GF, prompts shared", "GF, not shared", "peak GF/s", "range", "floor s"], rows, right=5)
 
 
 def tried_table(results: Results) -> list[str]:
@@ -143,7 +145,7 @@ def tried_table(results: Results) -> list[str]:
         for workload, result in results.items()
         for name, one in result["tried"].items()
     ]
-    return _table(["", "configuration", "s/step", "peak GB"], rows, right=2)
+    return table(["", "configuration", "s/step", "peak GB"], rows, right=2)
 
 
 def machine(results: Results) -> list[str]:
@@ -184,14 +186,7 @@ def renewed(page: str, results: Results) -> str:
     Raises:
       ValueError: If the page lacks the place of a table.
     """
-    for name, table in TABLES.items():
-        begin, end = f"<!-- table: {name} -->", "<!-- end -->"
-        place = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
-        if not place.search(page):
-            raise ValueError(f"the page has no place for the table `{name}`: write {begin} and {end}, each on a line")
-        body = "\n".join(["", *table(results), "", ""])
-        page = place.sub(lambda match, body=body: match[1] + body + match[2], page, count=1)
-    return page
+    return page_tables.renewed(page, {name: lines(results) for name, lines in TABLES.items()})
 
 
 def unexplained(page: str, results: Results) -> list[str]:
@@ -224,12 +219,6 @@ def _shown(name: str) -> str:
     engine, _, size = name.partition("_micro_")
     words = {"": "whole batch", "auto": "its own choice", "1": "1 prompt"}
     return f"{NAMES[engine]}, {words.get(size, f'{size} prompts')}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int) -> list[str]:
-    """Lines of a table whose last `right` columns are numbers."""
-    rule = ["---"] * (len(head) - right) + ["--:"] * right
-    return [f"| {' | '.join(row)} |".replace("|  |", "| |") for row in (head, rule, *rows)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -45,3 +45,11 @@ def params(architecture):
 @pytest.fixture(scope="session")
 def rows():
     return tasks.generate("sorting", level=1, size=64, split="train", seed=0)
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Programs of the module compile in a third of the time and run slower; what they compute is the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

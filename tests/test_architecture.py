@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "agent_tunix"
 
 ROOMS: dict[int, tuple[str, ...]] = {
     0: ("text", "errors", "plain", "types", "runs", "sketch"),
-    1: ("batching", "buckets", "advantages", "losses", "optimizers", "rewards"),
+    1: ("batching", "buckets", "devices", "streams", "drawing", "advantages", "losses", "optimizers", "rewards"),
     2: ("tokenizers", "tasks", "data", "models", "sampling", "checkpoints", "measures", "weight_limits", "components"),
     3: ("updates", "collecting", "ahead", "supervised", "training", "evaluation", "display"),
     4: (

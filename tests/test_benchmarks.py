@@ -350,7 +350,7 @@ def test_engines_step_in_turn_and_never_together(tmp_path):
 
 def test_configurations_that_are_clearly_behind_do_not_go_on(tmp_path):
     path = tmp_path / "work"
-    costs = {"slow": 3.0, "fast": 1.0, "close": 1.25, "late": 1.35}
+    costs = {"slow": 3.0, "fast": 1.0, "close": 1.1, "late": 1.2}
     engines = {name: Engine(partial(recording_engine, path, name, 0.0, 3)) for name in costs}
     order = iter(costs)
     seen = {}
@@ -439,9 +439,13 @@ def test_every_engine_is_tried_in_two_configurations_and_ours_with_its_own_choic
 
 
 def test_our_own_choice_is_that_of_a_run_which_leaves_it_open():
-    # 16 prompts x (32 + 8 x 64) = 8,704 tokens are four parts of about two thousand.
-    assert grpo_engines.our_plan(WORKLOADS["W1"], 1, grpo_engines.OWN_CHOICE).microbatches == 4
+    # 16 prompts x (32 + 8 x 64) = 8,704 tokens are four parts of about two thousand, halved for two streams.
+    own = grpo_engines.our_plan(WORKLOADS["W1"], 1, grpo_engines.OWN_CHOICE)
+    assert (own.microbatches, own.streams) == (8, 2)
     assert grpo_engines.our_plan(WORKLOADS["W1"], 1, 16).microbatches == 1
+    # 4 x (128 + 8 x 128) = 4,608 tokens; 33 million parameters are too many for streams.
+    own = grpo_engines.our_plan(WORKLOADS["W2"], 1, grpo_engines.OWN_CHOICE)
+    assert (own.microbatches, own.streams) == (4, 1)
 
 
 def test_batches_are_tried_whole_and_in_quarters():

@@ -35,8 +35,11 @@ def test_every_completion_is_in_exactly_one_bucket_and_none_is_cut(case):
     mask, cut = case
     lengths, seen = lengths_of(mask), np.zeros(mask.shape[:2], int)
     for chunk in buckets.chunks(mask, cut):
-        assert len(chunk.buckets) == cut.members
-        assert len({bucket.members.size for bucket in chunk.buckets}) == 1  # equal work, equal memory
+        if chunk.buckets[0].packing is None:
+            assert len(chunk.buckets) == cut.members
+            assert len({bucket.members.size for bucket in chunk.buckets}) == 1  # equal work, equal memory
+        else:
+            assert len({bucket.computed for bucket in chunk.buckets}) == 1
         for bucket in chunk.buckets:
             places = np.arange(len(mask))[chunk.prompts][bucket.prompts][:, None], bucket.members
             np.add.at(seen, places, 1)
@@ -48,8 +51,53 @@ def test_every_completion_is_in_exactly_one_bucket_and_none_is_cut(case):
 @given(cut_masks())
 def test_no_more_tokens_are_computed_than_by_padding_to_the_longest(case):
     mask, cut = case
-    padded = [bucket.members.size * bucket.tokens for chunk in buckets.chunks(mask, cut) for bucket in chunk.buckets]
-    assert sum(padded) <= mask[..., 0].size * buckets.rung(lengths_of(mask).max(), mask.shape[2]) <= mask.size
+    computed = [bucket.computed for chunk in buckets.chunks(mask, cut) for bucket in chunk.buckets]
+    assert sum(computed) <= mask[..., 0].size * buckets.rung(lengths_of(mask).max(), mask.shape[2]) <= mask.size
+
+
+@given(cut_masks())
+def test_packed_tokens_lie_behind_each_other_in_the_order_of_their_places(case):
+    mask, cut = case
+    lengths = lengths_of(mask)
+    for bucket in buckets._packed(lengths, cut.members, mask.shape[2]):
+        own = np.pad(lengths[bucket.prompts, bucket.members[:, 0]], (0, bucket.blocks - len(bucket.prompts)))
+        there = np.arange(bucket.tokens) < own[:, None]
+        places, order = bucket.packing
+        real = places[: there.sum()]
+        np.testing.assert_array_equal(real, np.flatnonzero(there))
+        assert (places[len(real) :] == there.size).all()  # past the last place
+        np.testing.assert_array_equal(order.ravel()[real], np.arange(len(real)))
+        assert (order[~there[:, None]] == len(places)).all()  # past the last token
+
+
+def test_packed_buckets_worked_out_by_hand():
+    lengths = np.array([[8, 1, 3, 2], [2, 1, 1, 1]])
+    mask = np.arange(8) < lengths[..., None]
+    (chunk,) = buckets.chunks(mask, Cut(1, 1))
+    # 64 places, 19 tokens, room for 32: one bucket, with 8 blocks of 8 tokens.
+    (bucket,) = chunk.buckets
+    assert (bucket.tokens, bucket.blocks, bucket.computed) == (8, 8, 32)
+    assert bucket.prompts.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    # Room for 8: the 8 alone; 3 + 2 + 2 + 1 in 4 blocks of 4 tokens; 1 + 1 + 1 in 16, at most 8, of 1.
+    four = buckets._packed(lengths, 4, 8)
+    found = [(bucket.tokens, bucket.blocks, len(bucket.prompts), bucket.computed) for bucket in four]
+    assert found == [(8, 2, 1, 8), (4, 4, 4, 8), (1, 8, 3, 8)]
+
+
+@given(cut_masks(), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_buckets_side_by_side_have_one_shape_and_lose_no_completion(case, parts, seed):
+    mask, cut = case
+    random = np.random.default_rng(seed)
+    masks = [mask & (np.arange(mask.shape[2]) < random.integers(0, mask.shape[2] + 1)) for _ in range(parts)]
+    seen = np.zeros((parts, *mask.shape[:2]), int)
+    for chunks in buckets.aligned(masks, cut):
+        assert len({tuple((bucket.members.shape, bucket.tokens) for bucket in chunk.buckets) for chunk in chunks}) == 1
+        for own, chunk, count in zip(masks, chunks, seen):
+            for bucket in chunk.buckets:
+                places = np.arange(len(own))[chunk.prompts][bucket.prompts][:, None], bucket.members
+                np.add.at(count, places, 1)
+                assert lengths_of(own)[places].max() <= bucket.tokens
+    assert (seen == 1).all()
 
 
 @given(st.integers(1, 600), st.data())
@@ -99,14 +147,18 @@ def test_parts_that_fit_neither_prompts_nor_groups_are_refused(parts, prompts, g
         buckets.cut_of(parts, prompts, group, 8, 8)
 
 
-def test_groups_of_one_spread_stay_whole_and_uneven_ones_are_sorted_over_all():
+def test_groups_of_one_spread_stay_whole_and_uneven_ones_are_sorted_over_all_or_packed():
     lengths = np.array([[8, 1], [8, 1]])
     (even,) = buckets.chunks(np.arange(8) < lengths[..., None], Cut(1, 2))
     assert [bucket.tokens for bucket in even.buckets] == [8, 1]
     assert [bucket.members.tolist() for bucket in even.buckets] == [[[0], [0]], [[1], [1]]]
     lengths = np.array([[1, 8, 7, 1], [1, 1, 1, 1]])
-    (uneven,) = buckets.chunks(np.arange(8) < lengths[..., None], Cut(1, 4))
+    mask = np.arange(8) < lengths[..., None]
+    (packed,) = buckets.chunks(mask, Cut(1, 4))
+    assert [bucket.computed for bucket in packed.buckets] == [8, 8, 8]  # within groups: 16, 16, 2, 2
+    ((uneven, other),) = buckets.aligned([mask, mask], Cut(1, 4))
     assert [bucket.tokens for bucket in uneven.buckets] == [8, 1, 1, 1]  # within groups: 8, 8, 1, 1
+    assert [bucket.tokens for bucket in other.buckets] == [8, 1, 1, 1]
     first = uneven.buckets[0]
     assert (first.prompts.tolist(), first.members.tolist()) == ([0, 0], [[1], [2]])
 
@@ -120,9 +172,11 @@ def test_unstacking_undoes_stacking(case):
     for chunk in buckets.chunks(mask, cut):
         stacks = buckets.stacks(tree, chunk)
         assert sum(stack.filled for stack in stacks) == len(chunk.buckets)
-        assert all(len(stack.prompts) == len(chunk.buckets) for stack in stacks)  # one shape, whatever is filled
+        room = len(chunk.buckets) if chunk.buckets[0].packing is None else buckets.TOGETHER
+        assert all(len(stack.prompts) == room for stack in stacks)  # one shape, whatever is filled
         buckets.unstack([stack.arrays["tokens"] for stack in stacks], chunk, out)
         whole = np.concatenate([stack.arrays["completions"][: stack.filled].ravel() for stack in stacks])
+        whole = whole[whole != 0]  # empty blocks
         np.testing.assert_array_equal(np.sort(whole), np.sort(tree["completions"][chunk.prompts].ravel()))
     written = ~np.isnan(out)
     assert (written | ~mask).all()
@@ -134,6 +188,8 @@ def test_blocks_of_a_stack_name_the_prompt_their_completions_belong_to(case):
     mask, cut = case
     owner = np.broadcast_to(np.arange(len(mask))[:, None], mask.shape[:2])
     for chunk in buckets.chunks(mask, cut):
-        for stack in buckets.stacks(owner, chunk):
-            expected = np.broadcast_to(stack.prompts[..., None] + chunk.prompts.start, stack.arrays.shape)
-            np.testing.assert_array_equal(stack.arrays, expected)
+        for stack in buckets.stacks(owner + 1, chunk):
+            expected = np.broadcast_to(stack.prompts[..., None] + chunk.prompts.start + 1, stack.arrays.shape)
+            there = stack.arrays > 0
+            assert there.any()
+            np.testing.assert_array_equal(stack.arrays[there], expected[there])

@@ -119,7 +119,7 @@ def dice():
     """So many prompts of eight throws, with two components: the first face, and the third with some noise."""
     policy = Policy(
         prefix=lambda params, prompt_ids, mask: prompt_ids,
-        continued=lambda params, prompt_ids, ids: jnp.broadcast_to(
+        continued=lambda params, prompt_ids, ids, packing: jnp.broadcast_to(
             dice_logits(params, prompt_ids)[:, None, None], (*ids.shape, 3)
         ),
         unembedding=lambda params: jnp.eye(3),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agent_tunix import buckets, cli, losses, models, planning, sampling, updates
 from agent_tunix.errors import ConfigError
 from agent_tunix.models import Parameters
-from agent_tunix.models._head import MAX_LOGITS
+from agent_tunix.models._head import parts_of
 from agent_tunix.planning import DEVICES, Mesh, Setting, Sizes
 
 SMALLEST = Sizes(vocab_size=10, layers=2, width=4, heads=2, kv_heads=1, head_dim=2, mlp=3)
@@ -297,7 +297,7 @@ def planned(setting, phase):
 
 def head_chunks(tokens, architecture):
     """Turns of the loop over the logits of so many tokens; XLA counts one, as it counts one of all buckets."""
-    return -(-tokens * architecture.vocab_size // MAX_LOGITS)
+    return parts_of(tokens, architecture.vocab_size)
 
 
 def looped(whole, without_head, chunks):
@@ -335,7 +335,7 @@ def update_programs(case, members):
     prefixed = functools.partial(updates._prefixed, policy)
     prefix, pull = jax.eval_shape(prefixed, params, rest, ids, mask)
     part = updates._Completions(spec(shape, jnp.int32), spec(shape, bool), *(spec(shape) for _ in range(5)))
-    stack = buckets.Stack(part, spec(shape[:2], jnp.int32), members)
+    stack = buckets.Stack(part, spec(shape[:2], jnp.int32), None, members)
     loss = losses.policy_loss(kl_coefficient=0.04)
     bucket = functools.partial(updates._accumulated, policy, loss, 1.0)
 
@@ -347,7 +347,7 @@ def update_programs(case, members):
         sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(pull)),
         compiled(bucket, (params, prefix[0]), params, rest, prefix, stack, donate_argnums=0),
         compiled(headless, params, jax.eval_shape(policy.prefix, params, ids, mask), spec(shape[1:], jnp.int32)),
-        compiled(updates._settled, params, pull, prefix[0], donate_argnums=0),
+        compiled(updates._settled, params, pull, [prefix[0]], donate_argnums=0),
     )
 
 

@@ -181,3 +181,26 @@ def test_one_shape_is_compiled_once(policy, tokenizer, params, rows):
 def test_columns_of_rows_travel_with_the_rollouts(rollouts, rows):
     assert rollouts.columns["answer"] == [row["answer"] for row in rows[:4]]
     assert "demonstration" not in rollouts.columns
+
+
+@pytest.mark.parametrize("streams", [2, 3, 4])
+def test_streams_draw_the_same_completions_in_the_same_order(policy, tokenizer, params, rows, rollouts, streams):
+    sample = sampling.sampler(policy, tokenizer, max_prompt_tokens=16, max_completion_tokens=TOKENS, streams=streams)
+    drawn = sample(models.full(params), rows[:4], 3, jax.random.key(0))
+    np.testing.assert_array_equal(drawn.completion_ids, rollouts.completion_ids)
+    np.testing.assert_array_equal(drawn.truncated, rollouts.truncated)
+    np.testing.assert_allclose(drawn.logprobs, rollouts.logprobs, atol=1e-6)
+
+
+def test_streams_compile_a_program_once_and_pass_errors_on(policy, tokenizer, params, rows, caplog):
+    sample = sampling.sampler(policy, tokenizer, max_prompt_tokens=16, max_completion_tokens=TOKENS, streams=4)
+    jax.config.update("jax_log_compiles", True)  # for all threads, which a context manager is not
+    try:
+        sample(models.full(params), rows[:8], 3, jax.random.key(0))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    compiled = [record.getMessage() for record in caplog.records if "Compiling jit(" in record.getMessage()]
+    assert sum("jit(begin)" in message for message in compiled) == 1
+    assert sum("jit(decode)" in message for message in compiled) == 1
+    with pytest.raises(TypeError):
+        sample(models.full({}), rows[:8], None, jax.random.key(0))

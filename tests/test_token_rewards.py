@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agent_tunix import rewards
+from agent_tunix import advantages, losses, rewards
 from agent_tunix.batching import text_rollouts
-from agent_tunix.types import Bounds
+from agent_tunix.types import Bounds, Recipe
 
 LENGTHS = np.array([[3, 1], [2, 0]])
 ROLLOUTS = dataclasses.replace(
@@ -78,3 +78,37 @@ def test_rollouts_without_token_ids_are_refused():
     stored = text_rollouts(["a"], [["x", "y"]], {}, lengths=np.array([[2, 3]]))
     with pytest.raises(ValueError, match="reward `sevens` reads token ids, which these rollouts do not have"):
         SEVENS(stored)
+
+
+def recipe_of_arrays():
+    """A recipe of which no part needs the host: three token rewards, a shaping that remembers, a group's advantage."""
+    reward = rewards.weighted_sum(
+        (2.0, SEVENS),
+        (-1.0, rewards.from_tokens(each_seven, name="half")),
+        (0.5, rewards.from_tokens(lambda ids, mask: jnp.where(mask, ids, 0).max(-1), name="greatest")),
+    )
+    shaping = rewards.chain(rewards.center_running(0.9), rewards.clip(-2.0, 2.0))
+    return Recipe(reward, shaping, advantages.per_group(advantages.group_normalized), losses.policy_loss())
+
+
+def test_reward_shaping_and_advantage_traced_into_one_program_give_the_credit_of_the_loop():
+    recipe = recipe_of_arrays()
+    advantage = jax.jit(recipe.advantage)
+
+    @jax.jit
+    def program(ids, mask, state):
+        traced = dataclasses.replace(ROLLOUTS, completion_ids=ids, completion_mask=mask)
+        score, state = recipe.shaping.update(recipe.reward(traced), state, traced)
+        return recipe.advantage(score), score, state
+
+    random, separate, fused = np.random.default_rng(0), recipe.shaping.init(), recipe.shaping.init()
+    for _ in range(3):  # the state goes on from batch to batch in both
+        ids = random.integers(5, 9, ROLLOUTS.completion_ids.shape, np.int32)
+        rollouts = dataclasses.replace(ROLLOUTS, completion_ids=ids)
+        score, separate = recipe.shaping.update(recipe.reward(rollouts), separate, rollouts)
+        credit, traced, fused = program(ids, ROLLOUTS.completion_mask, fused)
+        np.testing.assert_allclose(credit, np.asarray(advantage(score)), atol=1e-6)
+        np.testing.assert_allclose(traced.value, score.value, atol=1e-6)
+        assert traced.parts.keys() == score.parts.keys()
+        jax.tree.map(lambda mine, own: np.testing.assert_allclose(mine, own, atol=1e-6), fused, separate)
+    assert np.abs(credit).max() > 0.1  # groups differ, so that the comparison means something

@@ -2,8 +2,9 @@
 
 A bucket is a grid of blocks, each some completions of one prompt. Where all completions are about equally long, every
 bucket holds some members of every group, so that all of them share the work on their prompt; where they are not,
-completions are sorted by length over all groups. A bucket is padded to one of a few lengths: what is not there is
-hardly computed, and few programs are compiled.
+completions are sorted by length over all groups, and the tokens of a bucket are packed: laid one behind the other for
+everything that is done to each by itself, nine tenths of the work, and spread over the grid for attention alone. A
+bucket is padded to one of a few lengths: what is not there is hardly computed, and few programs are compiled.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,18 @@ class Cut(NamedTuple):
     members: int
 
 
+class Packing(NamedTuple):
+    """Where the tokens of a bucket lie when they are laid one behind the other.
+
+    Attributes:
+      places: The place of each packed token in the grid, counted through; past the last one where there is no token.
+      order: The packed token at each place of the grid; past the last one for padding.
+    """
+
+    places: Int[Any, " room"]
+    order: Int[Any, "blocks members tokens"]
+
+
 class Bucket(NamedTuple):
     """Part of a minibatch.
 
@@ -31,11 +44,23 @@ class Bucket(NamedTuple):
       prompts: The prompt of each block, counted within the chunk.
       members: Which completions of it.
       tokens: Length that completions are cut to; none of them is longer.
+      packing: How tokens are packed, if they are; the grid may then have more blocks, which are empty.
     """
 
     prompts: Int[np.ndarray, " blocks"]
     members: Int[np.ndarray, "blocks members"]
     tokens: int
+    packing: Packing | None = None
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the grid."""
+        return len(self.prompts) if self.packing is None else len(self.packing.order)
+
+    @property
+    def computed(self) -> int:
+        """Tokens that are computed, padding included."""
+        return self.members.size * self.tokens if self.packing is None else len(self.packing.places)
 
 
 class Chunk(NamedTuple):
@@ -75,17 +100,40 @@ def cut_of(parts: int, prompts: int, group_size: int, prompt_tokens: int, comple
 
 def chunks(mask: Bool[np.ndarray, "prompts group tokens"], cut: Cut) -> Iterator[Chunk]:
     """The buckets of a minibatch, by the lengths of its completions."""
-    lengths = np.where(mask.any(-1), mask.shape[2] - np.argmax(mask[:, :, ::-1], axis=-1), 0)
-    prompts = len(mask) // cut.prompts
-    for start in range(0, len(mask), prompts):
+    return (chunk for (chunk,) in aligned([mask], cut))
+
+
+def aligned(masks: Sequence[Bool[np.ndarray, "prompts group tokens"]], cut: Cut) -> Iterator[list[Chunk]]:
+    """The buckets of equal parts of a minibatch that run one program side by side, each on a device of its own.
+
+    Every part is sorted by itself; the k-th buckets of all have one shape, the longest of theirs. Packed buckets differ
+    in number, so they are for one device alone.
+
+    Args:
+      masks: One for each device.
+      cut: Of a part.
+
+    Returns:
+      A chunk for each device, as often as `cut.prompts` says.
+    """
+    longest = masks[0].shape[2]
+    lengths = [np.where(mask.any(-1), longest - np.argmax(mask[:, :, ::-1], axis=-1), 0) for mask in masks]
+    prompts = len(masks[0]) // cut.prompts
+    for start in range(0, len(masks[0]), prompts):
         rows = slice(start, start + prompts)
-        together = _within_groups(lengths[rows], cut.members, mask.shape[2])
-        sorted_over_all = _over_all(lengths[rows], cut.members, mask.shape[2])
-        yield Chunk(rows, sorted_over_all if _padded(sorted_over_all) < SHORTER * _padded(together) else together)
+        ways = _within_groups, _packed if len(masks) == 1 else _over_all
+        together, other = (_alike([way(part[rows], cut.members, longest) for part in lengths]) for way in ways)
+        best = other if _computed(other[0]) < SHORTER * _computed(together[0]) else together
+        yield [Chunk(rows, own) for own in best]
+
+
+def _alike(devices: Sequence[Sequence[Bucket]]) -> list[list[Bucket]]:
+    tokens = [max(bucket.tokens for bucket in same) for same in zip(*devices, strict=True)]
+    return [[bucket._replace(tokens=most) for bucket, most in zip(own, tokens, strict=True)] for own in devices]
 
 
 SHORTER = 0.9
-"""Completions are sorted over all groups where that leaves less than this fraction of the tokens to compute."""
+"""Completions are sorted over all groups, or packed, where that leaves less than this fraction of the tokens."""
 
 
 def _within_groups(lengths: Int[np.ndarray, "prompts group"], parts: int, longest: int) -> list[Bucket]:
@@ -106,8 +154,35 @@ def _over_all(lengths: Int[np.ndarray, "prompts group"], parts: int, longest: in
     return found
 
 
-def _padded(buckets: Sequence[Bucket]) -> int:
-    return sum(bucket.members.size * bucket.tokens for bucket in buckets)
+def _packed(lengths: Int[np.ndarray, "prompts group"], parts: int, longest: int) -> list[Bucket]:
+    """The longest completions of all groups first, as many as a bucket has room for.
+
+    A bucket has half of the room of one that is padded, so that the last one is not mostly empty, and blocks for
+    completions that are on average half as long as the longest may be.
+    """
+    order = np.argsort(-lengths, axis=None, kind="stable")
+    sizes, room, found, start = np.ravel(lengths)[order], max(lengths.size * longest // parts // 2, longest), [], 0
+    while start < len(order):
+        tokens = rung(int(sizes[start]), longest)
+        blocks = min(2 * room // tokens, len(order))
+        fit = int((np.cumsum(sizes[start : start + blocks]) <= room).sum())
+        prompts, members = np.unravel_index(np.sort(order[start : start + fit]), lengths.shape)
+        there = np.arange(tokens) < np.pad(lengths[prompts, members], (0, blocks - fit))[:, None, None]
+        found.append(Bucket(prompts, members[:, None], tokens, _packing(there, room)))
+        start += fit
+    return found
+
+
+def _packing(there: Bool[np.ndarray, "blocks members tokens"], room: int) -> Packing:
+    found = np.flatnonzero(there)
+    places, order = np.full(room, there.size, np.int32), np.full(there.shape, room, np.int32)
+    places[: len(found)] = found
+    order.ravel()[found] = np.arange(len(found))
+    return Packing(places, order)
+
+
+def _computed(buckets: Sequence[Bucket]) -> int:
+    return sum(bucket.computed for bucket in buckets)
 
 
 def rung(least: int, longest: int) -> int:
@@ -120,28 +195,41 @@ class Stack(NamedTuple):
     """Buckets of one shape.
 
     Attributes:
-      arrays: A pytree of `[buckets blocks members ...]`. There is room for all buckets of the chunk, whatever their
-        number, so that a shape is one compiled program.
+      arrays: A pytree of `[buckets blocks members ...]`, zero in empty blocks. There is room for all buckets of the
+        chunk, or for `TOGETHER` where they are packed, whatever their number, so that a shape is one compiled program.
       prompts: The prompt of each block.
+      packing: Of every bucket, if they are packed.
       filled: How many buckets there are.
     """
 
     arrays: Any
     prompts: Int[np.ndarray, "buckets blocks"]
+    packing: Packing | None
     filled: int
+
+
+TOGETHER = 4
+"""Packed buckets in a stack at most: their number is not known beforehand, and room that is not needed is copied."""
 
 
 def stacks(tree: Any, chunk: Chunk) -> list[Stack]:
     """The arrays `[prompts group ...]` of a pytree by buckets, longest first; those with an axis of tokens are cut."""
     found = []
     for same in _by_length(chunk):
-        room = [*same, *[same[0]] * (len(chunk.buckets) - len(same))]  # what is beyond the count is never looked at
+        room = [*same, *[same[0]] * (_together(chunk) - len(same))]  # what is beyond the count is never looked at
 
         def stacked(values: np.ndarray, room: Sequence[Bucket] = room) -> np.ndarray:
             return np.stack([_taken(values, chunk, bucket) for bucket in room])
 
-        found.append(Stack(jax.tree.map(stacked, tree), np.stack([bucket.prompts for bucket in room]), len(same)))
+        prompts = np.stack([_filled_up(bucket.prompts, bucket.blocks) for bucket in room])
+        packing = jax.tree.map(lambda *parts: np.stack(parts), *(bucket.packing for bucket in room))
+        found.append(Stack(jax.tree.map(stacked, tree), prompts, packing, len(same)))
     return found
+
+
+def dealt(chunk: Chunk, stream: int, streams: int) -> Chunk:
+    """The buckets of one of several streams: every so manieth, so that all streams have about as much to do."""
+    return chunk._replace(buckets=chunk.buckets[stream::streams])
 
 
 def unstack(values: Sequence[Any], chunk: Chunk, into: np.ndarray) -> None:
@@ -149,16 +237,25 @@ def unstack(values: Sequence[Any], chunk: Chunk, into: np.ndarray) -> None:
     rows = np.arange(len(into))[chunk.prompts]
     for same, stacked in zip(_by_length(chunk), values, strict=True):
         for bucket, part in zip(same, np.asarray(stacked), strict=False):
-            into[rows[bucket.prompts][:, None], bucket.members, : bucket.tokens] = part
+            into[rows[bucket.prompts][:, None], bucket.members, : bucket.tokens] = part[: len(bucket.prompts)]
+
+
+def _together(chunk: Chunk) -> int:
+    return len(chunk.buckets) if chunk.buckets[0].packing is None else TOGETHER
 
 
 def _by_length(chunk: Chunk) -> list[list[Bucket]]:
     lengths: dict[int, list[Bucket]] = {}
     for bucket in chunk.buckets:
         lengths.setdefault(bucket.tokens, []).append(bucket)
-    return list(lengths.values())
+    most = _together(chunk) if chunk.buckets else 0
+    return [same[first : first + most] for same in lengths.values() for first in range(0, len(same), most)]
 
 
 def _taken(values: np.ndarray, chunk: Chunk, bucket: Bucket) -> np.ndarray:
     values = np.asarray(values)[chunk.prompts][bucket.prompts[:, None], bucket.members]
-    return values[:, :, : bucket.tokens] if values.ndim > 2 else values
+    return _filled_up(values[:, :, : bucket.tokens] if values.ndim > 2 else values, bucket.blocks)
+
+
+def _filled_up(values: np.ndarray, blocks: int) -> np.ndarray:
+    return np.pad(values, ((0, blocks - len(values)), *((0, 0),) * (values.ndim - 1)))

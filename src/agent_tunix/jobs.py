@@ -234,7 +234,7 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked:
             sample=workshop.sampler(shop),
             batches=data.batches(shop.dataset.train, size=config.training.prompts_per_batch, seed=config.seed),
             evaluate=workshop.evaluator(shop),
-            plan=workshop.plan(config),
+            plan=workshop.plan(config, shop.architecture),
             run=run,
             checkpoints=manager,
             should_stop=watching.stopping(asked, monitor, config.training.stop_on),

@@ -77,6 +77,7 @@ AT_LEAST: Mapping[str, float] = {
     **dict.fromkeys(("sampling.max_completion_tokens", "sampling.rollout_microbatches"), 1),
     **dict.fromkeys(("training.prompts_per_batch", "training.num_iterations", "training.minibatches"), 1),
     **dict.fromkeys(("training.microbatches", "training.rollouts_ahead"), 0),
+    **dict.fromkeys(("sampling.streams", "training.streams"), 0),
     **dict.fromkeys(("evaluation.rows", "evaluation.prompts_per_batch", "warm_start.rows_per_batch"), 1),
     **dict.fromkeys(("checkpoint.every_steps", "checkpoint.keep"), 1),
     **dict.fromkeys(("seed", "model.lora_rank", "sampling.temperature", "sampling.top_k", "sampling.min_p"), 0),

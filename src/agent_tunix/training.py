@@ -35,6 +35,7 @@ class Plan:
 
     Attributes:
       rollouts_ahead: 1 samples and grades the next batch while one is trained on; 0 samples each when it is needed.
+      streams: Threads that compute buckets of an update at the same time.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Plan:
     checkpoint_every: int
     seed: int
     rollouts_ahead: int = 0
+    streams: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +158,10 @@ def fit(
       RewardError: If the reward breaks its contract or its graders are down; the state has been saved.
     """
     keys = jax.random.split(jax.random.key(plan.seed))
-    update = updater(policy, recipe.loss, optimizer, temperature=plan.temperature, microbatches=plan.microbatches)
+    shares = {"temperature": plan.temperature, "streams": plan.streams}
+    update = updater(policy, recipe.loss, optimizer, microbatches=plan.microbatches, **shares)
     parts = plan.minibatches * plan.microbatches
-    reference = reference_logprobs(policy, parameters, plan.temperature, parts) if recipe.needs_reference else None
+    reference = reference_logprobs(policy, parameters, parts=parts, **shares) if recipe.needs_reference else None
     advantage = jax.jit(recipe.advantage)
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())

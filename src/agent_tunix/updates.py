@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from agent_tunix import buckets
+from agent_tunix import buckets, devices
 from agent_tunix.models import Parameters, Policy, merged
+from agent_tunix.streams import called, side_by_side
 from agent_tunix.types import Loss, Params, Rollouts, TokenBatch
 
 
@@ -46,7 +48,14 @@ class _Completions(NamedTuple):
 
 
 def updater(
-    policy: Policy, loss: Loss, optimizer: optax.GradientTransformation, *, temperature: float, microbatches: int
+    policy: Policy,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    temperature: float,
+    microbatches: int,
+    streams: int = 1,
+    mesh: Mesh | None = None,
 ) -> Update:
     """The compiled update: gradients accumulated over length buckets, clipped and applied.
 
@@ -59,42 +68,72 @@ def updater(
       loss: Per-token losses and their weights.
       optimizer: Optax transformation.
       temperature: Of the policy that is trained, the one it was sampled with.
-      microbatches: Buckets in which the gradient is accumulated (`buckets.cut_of`).
+      microbatches: Buckets in which the gradient is accumulated, by each device (`buckets.cut_of`).
+      streams: Threads that the buckets are dealt to (`streams`), each with a gradient of its own; two make the update
+        of W1 take 0.50 instead of 0.56 s.
+      mesh: Devices that prompts and their groups are dealt to (`devices`); each keeps the gradient of its own, and they
+        are added up once per update.
 
     Returns:
       `(parameters, optimizer_state, minibatch) -> (trainable, optimizer_state, statistics)`; the trainable parameters
       and the optimizer state are donated.
     """
     weights_of = jax.jit(loss.weights)
-    prefixed = jax.jit(functools.partial(_prefixed, policy))
-    accumulate = jax.jit(functools.partial(_accumulated, policy, loss, temperature), donate_argnums=0)
-    settle = jax.jit(_settled, donate_argnums=0)
-    apply = jax.jit(functools.partial(_applied, optimizer), donate_argnums=(0, 1))
-    zeros = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree))
+    accumulated = functools.partial(_accumulated, policy, loss, temperature)
+    prefixed = devices.each(mesh, functools.partial(_prefixed, policy), same=(0, 1))
+    accumulate = devices.each(mesh, accumulated, same=(1, 2), donate=(0,))
+    settle = devices.each(mesh, _settled, donate=(0,))
+    apply = devices.summed(mesh, functools.partial(_applied, optimizer), sums=(2, 3), donate=(0, 1))
+    begin, zeros = devices.each(mesh, _zeros, same=(0,)), devices.each(mesh, _zeros)
+    plus = devices.each(mesh, lambda one, other: _sum([one, other]))
+
+    def add(trainable: Params, rest: Parameters, prefix: Any, job: tuple[Any, Sequence[Any]]) -> tuple[Any, list[Any]]:
+        """What one stream adds to its sums, and the loss and statistics of each of its stacks."""
+        (sums, stacks), totals = job, []
+        for stack in stacks:
+            sums, total = called(accumulate, sums, trainable, rest, prefix, devices.together(mesh, stack))
+            totals.append(total)
+        return sums, totals
 
     def step(
         parameters: Parameters, state: optax.OptState, batch: Minibatch
     ) -> tuple[Params, optax.OptState, dict[str, Array]]:
         trainable, rest = parameters.trainable, dataclasses.replace(parameters, trainable={})
         whole = _completions(batch, np.asarray(weights_of(batch.completion_mask, batch.truncated)))
-        gradient, totals = zeros(trainable), []
-        for chunk in buckets.chunks(whole.mask, cut_of(batch, microbatches)):
-            prompts = batch.prompt_ids[chunk.prompts], batch.prompt_mask[chunk.prompts]
-            prefix, pull = prefixed(trainable, rest, *prompts)
-            owed = zeros(prefix[0])
-            for stack in buckets.stacks(whole, chunk):
-                (gradient, owed), total = accumulate((gradient, owed), trainable, rest, prefix, stack)
-                totals.append(total)
-            gradient = settle(gradient, pull, owed)
-        return apply(trainable, state, gradient, totals, np.float32(max(whole.mask.sum(), 1)))
+        parts, prompts = devices.dealt(mesh, whole), devices.dealt(mesh, (batch.prompt_ids, batch.prompt_mask))
+        gradients, totals = [begin(trainable) for _ in range(streams)], []
+        for chunks in buckets.aligned([part.mask for part in parts], cut_of(batch, microbatches, len(parts))):
+            own = jax.tree.map(lambda values, rows=chunks[0].prompts: values[rows], prompts)
+            prefix, pull = prefixed(trainable, rest, *devices.together(mesh, own))
+            starts = [(gradient, zeros(prefix[0])) for gradient in gradients]
+            jobs = list(zip(starts, _streams(parts, chunks, streams), strict=True))
+            added = side_by_side(functools.partial(add, trainable, rest, prefix), jobs)
+            gradients, owed = map(list, zip(*(sums for sums, _ in added), strict=True))
+            totals += [total for _, found in added for total in found]
+            gradients[0] = settle(gradients[0], pull, owed)
+        # Two at a time: a program of as many as there are stacks would be compiled for every number of them.
+        total = functools.reduce(plus, totals)
+        return apply(trainable, state, gradients, total, np.float32(max(whole.mask.sum(), 1)))
 
     return step
 
 
-def cut_of(batch: Minibatch, parts: int) -> buckets.Cut:
-    """How a minibatch is cut into a number of portions."""
-    prompts, group_size, tokens = batch.completion_ids.shape
-    return buckets.cut_of(parts, prompts, group_size, batch.prompt_ids.shape[1], tokens)
+def cut_of(batch: Minibatch | Rollouts, parts: int, shares: int = 1) -> buckets.Cut:
+    """How each device's share of a minibatch is cut into a number of portions."""
+    prompts, group_size, tokens = batch.completion_mask.shape
+    return buckets.cut_of(parts, prompts // shares, group_size, batch.prompt_ids.shape[1], tokens)
+
+
+def _zeros(tree: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _streams(
+    parts: Sequence[Any], chunks: Sequence[buckets.Chunk], streams: int
+) -> list[list[tuple[buckets.Stack, ...]]]:
+    """The stacks of every stream, each for all devices."""
+    own = ([buckets.dealt(chunk, stream, streams) for chunk in chunks] for stream in range(streams))
+    return [list(zip(*map(buckets.stacks, parts, stream), strict=True)) for stream in own]
 
 
 def _completions(batch: Minibatch, weights: np.ndarray) -> _Completions:
@@ -131,11 +170,13 @@ def _accumulated(
     of a program for each bucket took a fifth of the update.
     """
 
-    def objective(trainable: Params, floats: Any, part: _Completions, prompts: Array) -> tuple[Array, dict[str, Array]]:
+    def objective(
+        trainable: Params, floats: Any, part: _Completions, prompts: Array, packing: buckets.Packing | None
+    ) -> tuple[Array, dict[str, Array]]:
         params = merged(dataclasses.replace(rest, trainable=trainable))
         whole = jax.tree.map(lambda *both: both[both[0] is None], floats, prefix[1], is_leaf=lambda leaf: leaf is None)
         own = jax.tree.map(lambda values: values[prompts], whole)
-        logprobs, entropy = policy.continued_logprobs(params, own, part.ids, temperature, loss.needs_entropy)
+        logprobs, entropy = policy.continued_logprobs(params, own, part.ids, temperature, loss.needs_entropy, packing)
         entropy = entropy if loss.needs_entropy else jax.lax.stop_gradient(entropy)
         tokens = TokenBatch(
             logprobs, entropy, part.old_logprobs, part.logprobs, part.ref_logprobs, part.advantages, part.mask
@@ -145,8 +186,8 @@ def _accumulated(
         masked = {name: jnp.sum(jnp.where(part.mask, value, 0.0)) for name, value in stats.items()}
         return jnp.sum(jnp.where(part.mask, part.weights * per_token, 0.0)), masked
 
-    def bucket(index: Array | int) -> tuple[_Completions, Array]:
-        return jax.tree.map(lambda stacked: stacked[index], (stack.arrays, stack.prompts))
+    def bucket(index: Array | int) -> tuple[_Completions, Array, buckets.Packing | None]:
+        return jax.tree.map(lambda stacked: stacked[index], (stack.arrays, stack.prompts, stack.packing))
 
     def add(index: Array, carry: Any) -> Any:
         gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
@@ -158,19 +199,23 @@ def _accumulated(
     return jax.lax.fori_loop(0, stack.filled, add, (sums, nothing))
 
 
-def _settled(gradient: Params, pull: Callable, owed: Any) -> Params:
-    return jax.tree.map(jnp.add, gradient, pull(owed)[0])
+def _settled(gradient: Params, pull: Callable, owed: list[Any]) -> Params:
+    return jax.tree.map(jnp.add, gradient, pull(_sum(owed))[0])
+
+
+def _sum(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *trees)
 
 
 def _applied(
     optimizer: optax.GradientTransformation,
     trainable: Params,
     state: optax.OptState,
-    gradient: Params,
-    totals: list[tuple[Array, dict[str, Array]]],
+    gradients: list[Params],
+    total: tuple[Array, dict[str, Array]],
     count: Array,
 ) -> tuple[Params, optax.OptState, dict[str, Array]]:
-    value, sums = jax.tree.map(lambda *parts: sum(parts), *totals)
+    (value, sums), gradient = total, _sum(gradients)
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
@@ -185,36 +230,54 @@ def _applied(
 
 
 def reference_logprobs(
-    policy: Policy, parameters: Parameters, temperature: float, parts: int
+    policy: Policy,
+    parameters: Parameters,
+    temperature: float,
+    parts: int,
+    *,
+    streams: int = 1,
+    mesh: Mesh | None = None,
 ) -> Callable[[Rollouts], np.ndarray]:
     """Log-probabilities under the policy training started from; under LoRA its frozen backbone.
 
-    Computed in buckets as the update is, whose activations are sized for the cache or the memory.
+    Computed in buckets and streams as the update is, whose activations are sized for the cache or the memory; with a
+    mesh by every device for its own prompts.
     """
-    params = parameters.frozen if parameters.lora_scale else parameters.trainable
-    prefixed = jax.jit(policy.prefix)
+    params = devices.everywhere(mesh, parameters.frozen if parameters.lora_scale else parameters.trainable)
+    prefixed = devices.each(mesh, policy.prefix, same=(0,))
 
-    @jax.jit
     def logprobs(params: Params, prefix: Any, stack: buckets.Stack) -> Array:
         def fill(index: Array, out: Array) -> Array:
-            own = jax.tree.map(lambda values: values[stack.prompts[index]], prefix)
-            return out.at[index].set(policy.continued_logprobs(params, own, stack.arrays[index], temperature)[0])
+            ids, prompts, packing = jax.tree.map(lambda x: x[index], (stack.arrays, stack.prompts, stack.packing))
+            own = jax.tree.map(lambda values: values[prompts], prefix)
+            logprobs, _ = policy.continued_logprobs(params, own, ids, temperature, packing=packing)
+            return out.at[index].set(logprobs)
 
         return jax.lax.fori_loop(0, stack.filled, fill, jnp.zeros(stack.arrays.shape, jnp.float32))
 
+    compute = devices.each(mesh, logprobs, same=(0,))
+
+    def values(prefix: Any, stacks: Sequence[Any]) -> list[Any]:
+        return [called(compute, params, prefix, devices.together(mesh, stack)) for stack in stacks]
+
     def reference(rollouts: Rollouts) -> np.ndarray:
         mask = np.asarray(rollouts.completion_mask)
-        prompts, group_size, tokens = mask.shape
-        cut = buckets.cut_of(parts, prompts, group_size, rollouts.prompt_ids.shape[1], tokens)
+        shares = devices.dealt(mesh, (mask, rollouts.completion_ids))
+        prompts = devices.dealt(mesh, (rollouts.prompt_ids, rollouts.prompt_mask))
+        masks, ids = zip(*shares, strict=True)
         pending = []
-        for chunk in buckets.chunks(mask, cut):
-            prefix = prefixed(params, rollouts.prompt_ids[chunk.prompts], rollouts.prompt_mask[chunk.prompts])
-            stacks = buckets.stacks(rollouts.completion_ids, chunk)
-            pending.append((chunk, [logprobs(params, prefix, stack) for stack in stacks]))
-        out = np.zeros(mask.shape, np.float32)
-        for chunk, values in pending:
-            buckets.unstack(values, chunk, out)
-        return np.where(mask, out, 0.0)
+        for chunks in buckets.aligned(masks, cut_of(rollouts, parts, len(shares))):
+            own = jax.tree.map(lambda values, rows=chunks[0].prompts: values[rows], prompts)
+            prefix = prefixed(params, *devices.together(mesh, own))
+            jobs = _streams(ids, chunks, streams)
+            pending.append((chunks, side_by_side(functools.partial(values, prefix), jobs)))
+        out = [np.zeros(share.shape, np.float32) for share in masks]
+        for chunks, found in pending:
+            for stream, stacks in enumerate(found):
+                for device, (chunk, into) in enumerate(zip(chunks, out, strict=True)):
+                    own = [devices.apart(mesh, stack)[device] for stack in stacks]
+                    buckets.unstack(own, buckets.dealt(chunk, stream, streams), into)
+        return np.where(mask, np.concatenate(out), 0.0)
 
     return reference
 

@@ -17,8 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tunix.models.qwen3 import model as tunix_qwen3
 
-from agent_tunix.models import _qwen3
+from agent_tunix.buckets import Packing
+from agent_tunix.models import _module, _qwen3
 from agent_tunix.models._head import token_logprobs
+from agent_tunix.models._packing import spread
 from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params
 
@@ -30,6 +32,7 @@ __all__ = [
     "initial_params",
     "lora",
     "merged",
+    "module_policy",
     "params_sha256",
     "policy",
     "tiny",
@@ -65,8 +68,8 @@ class Policy(NamedTuple):
 
     Attributes:
       prefix: `(params, prompt_ids, prompt_mask) -> prefix`, what completions need of their prompts; a pytree.
-      continued: `(params, prefix, completion_ids) -> [prompts group tokens width]`, teacher-forced features: entry `t`
-        predicts completion token `t`.
+      continued: `(params, prefix, completion_ids, packing) -> [prompts group tokens width]`, teacher-forced features:
+        entry `t` predicts completion token `t`; with a packing `[room width]`, those of the packed tokens.
       unembedding: `params -> [vocab width]`, the matrix from features to logits.
       decoder: `(params, prefix) -> step`; `step(cache, tokens, index)` feeds tokens `[prompts group]`, number
         `index - 1` of their completions (the last of the prompt at index 0), and gives the logits that follow, and the
@@ -90,7 +93,7 @@ class Policy(NamedTuple):
         completion_ids: Int[Array, "prompts group tokens"],
     ) -> Float[Array, "prompts group tokens width"]:
         """Teacher-forced features of completions from their prompts."""
-        return self.continued(params, self.prefix(params, prompt_ids, prompt_mask), completion_ids)
+        return self.continued(params, self.prefix(params, prompt_ids, prompt_mask), completion_ids, None)
 
     def logprobs(
         self,
@@ -115,11 +118,20 @@ class Policy(NamedTuple):
         completion_ids: Int[Array, "prompts group tokens"],
         temperature: float = 1.0,
         entropy_gradient: bool = False,
+        packing: Packing | None = None,
     ) -> tuple[Float[Array, "prompts group tokens"], Float[Array, "prompts group tokens"]]:
-        """The same from prompts that are computed already; `entropy_gradient` as in `token_logprobs`."""
-        hidden = self.continued(params, prefix, completion_ids)
+        """The same from prompts that are computed already; `entropy_gradient` as in `token_logprobs`.
+
+        With a packing only packed tokens are computed; at padding both are 0.
+        """
+        hidden = self.continued(params, prefix, completion_ids, packing)
         head = self.unembedding(params).astype(hidden.dtype)
-        return token_logprobs(hidden, head, completion_ids, temperature, entropy_gradient=entropy_gradient)
+        targets = completion_ids if packing is None else completion_ids.reshape(-1)[packing.places]
+        found = token_logprobs(hidden, head, targets, temperature, entropy_gradient=entropy_gradient)
+        if packing is None:
+            return found
+        logprobs, entropy = (spread(value, packing).reshape(completion_ids.shape) for value in found)
+        return logprobs, entropy
 
 
 @dataclass(frozen=True)
@@ -173,6 +185,42 @@ def policy(architecture: Architecture, *, dtype: str = "float32", remat: bool = 
         cache=bound(_qwen3.empty_cache),
         grown=_qwen3.grown,
     )
+
+
+def module_policy(module: nnx.Module) -> tuple[Policy, Params]:
+    """The functions and the parameters of any decoder of Tunix, for families without a forward of their own.
+
+    Each prompt is computed once for its group here too, in decoding and in training. What a module cannot express is
+    attention of several completions to one set of keys: each gets a copy of those of its prompt. With a sliding window
+    shorter than prompt and completion together, training computes every copy of a prompt in full. What is computed in,
+    and rematerialisation, are the module's own settings.
+
+    Args:
+      module: `module(tokens, positions, cache, attention_mask) -> (logits, cache)`, with logits from `lm_head` or
+        `embedder.decode`, such as Tunix's Qwen2, Qwen3, Llama3, Gemma and Gemma3. It is called on a few tokens and not
+        changed.
+
+    Returns:
+      The policy, and the parameters in the module's own tree.
+
+    Raises:
+      ValueError: If its attention ignores masks (flash attention), if its logits are not a product of features with a
+        matrix (Gemma 2 and 4 cap them), or if its cache does not go on with several tokens at once.
+    """
+    decoder, params = _module.split(module)
+
+    def bound(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, *args: function(params, decoder, *args)
+
+    functions = Policy(
+        prefix=bound(_module.prefix),
+        continued=bound(_module.features),
+        unembedding=_module.unembedding,
+        decoder=bound(_module.stepper),
+        cache=bound(_module.cache_of),
+        grown=_module.grown,
+    )
+    return functions, params
 
 
 def tunix_module(architecture: Architecture, params: Params | None = None) -> tunix_qwen3.Qwen3:

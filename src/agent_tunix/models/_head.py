@@ -20,8 +20,8 @@ from jaxtyping import Array, Float, Int
 
 MAX_LOGITS = 2**25
 """Logits that are held for the gradient, 128 MiB in float32; more are computed in parts, and twice."""
-PART = 2**22
-"""Logits of a part."""
+PART = 2**23
+"""Logits of a part, 32 MiB: of these and of what is made of them a few live at once."""
 
 
 def token_logprobs(
@@ -42,22 +42,31 @@ def token_logprobs(
       temperature: Divides the logits; must be positive.
       entropy_gradient: Whether entropies are differentiated, which costs another pass over the logits; otherwise no
         gradient flows through them.
-      max_logits: Most logits to hold at once; above it the vocabulary is cut into equal parts.
+      max_logits: Most logits to hold at once; above it the vocabulary is cut into equal parts (`parts_of`).
 
     Returns:
       Log-probabilities and entropies in float32, in the shape of `targets`.
     """
     flat, ids = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
-    vocab = unembedding.shape[0]
-    parts = next(
-        n for n in range(1, vocab + 1) if vocab % n == 0 and ids.size * (vocab // n) <= max(max_logits, ids.size)
-    )
+    parts = parts_of(ids.size, unembedding.shape[0], max_logits)
     if parts == 1:
         found = _head(flat, unembedding, ids, temperature, entropy_gradient)
     else:
         found = _head_in_parts(flat, unembedding, ids, temperature, entropy_gradient, parts)
     logprobs, entropy = cast(tuple[Array, Array], found)
     return logprobs.reshape(targets.shape), entropy.reshape(targets.shape)
+
+
+def parts_of(tokens: int, vocab: int, max_logits: int = MAX_LOGITS) -> int:
+    """Equal parts that a vocabulary is computed in: one where all logits may be held, else parts of at most `PART`.
+
+    Args:
+      tokens: Rows of logits.
+      vocab: Their columns.
+      max_logits: Most logits to hold.
+    """
+    most = max_logits if tokens * vocab <= max_logits else min(PART, max_logits)
+    return next(n for n in range(1, vocab + 1) if vocab % n == 0 and tokens * (vocab // n) <= max(most, tokens))
 
 
 class _Kept(NamedTuple):

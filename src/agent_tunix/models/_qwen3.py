@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from agent_tunix.buckets import Packing
+from agent_tunix.models._packing import packed, spread, taken
 from agent_tunix.types import Params
 
 ROPE_THETA = 1_000_000.0
@@ -150,19 +152,26 @@ def _keys_values(x: Array, layer: Layer, shape: Shape, rotation: tuple[Array, Ar
 
 
 def features(
-    params: Params, shape: Shape, before: Prefix, completion_ids: Int[Array, "prompts group tokens"]
-) -> Float[Array, "prompts group tokens width"]:
-    """Teacher-forced features: entry `t` predicts completion token `t`."""
+    params: Params,
+    shape: Shape,
+    before: Prefix,
+    completion_ids: Int[Array, "prompts group tokens"],
+    packing: Packing | None = None,
+) -> Float[Array, "prompts group tokens width"] | Float[Array, "room width"]:
+    """Teacher-forced features: entry `t` predicts completion token `t`; of packed tokens only, if they are packed."""
     prompts, group, length = completion_ids.shape
     last = jnp.broadcast_to(before.last[:, None, None], (prompts, group, 1))
     inputs = jnp.concatenate([last, completion_ids[:, :, :-1]], axis=2).reshape(prompts, -1)
     positions = before.position[:, None] + jnp.tile(jnp.arange(length), group)
+    if packing is not None:
+        inputs, positions = (taken(values.reshape(-1), packing.places) for values in (inputs, positions))
     rotation = _rotation(positions, shape.head_dim)
     x = _embedded(params, shape, inputs)
-    advance = shape.saved(functools.partial(_completion_layer, shape=shape, group=group))
+    advance = shape.saved(functools.partial(_completion_layer, shape=shape, grid=(prompts, group)))
     for layer, keys_values in zip(layers(params, shape.dtype), before.layers, strict=True):
-        x = advance(x, layer, keys_values, rotation, before.mask)
-    return _final_norm(x, params).reshape(prompts, group, length, -1)
+        x = advance(x, layer, keys_values, rotation, before.mask, packing)
+    x = _final_norm(x, params)
+    return x.reshape(prompts, group, length, -1) if packing is None else x
 
 
 def _completion_layer(
@@ -171,11 +180,15 @@ def _completion_layer(
     before: KeysValues,
     rotation: tuple[Array, Array],
     mask: Array,
+    packing: Packing | None,
     shape: Shape,
-    group: int,
+    grid: tuple[int, int],
 ) -> Array:
     queries, keys, values = _project(x, layer, shape, rotation)
-    x = x + _completion_attention(queries, keys, values, before, mask, shape, group) @ layer.output
+    if packing is not None:  # attention alone needs to know which tokens belong together
+        queries, keys, values = (spread(y, packing).reshape(grid[0], -1, *y.shape[1:]) for y in (queries, keys, values))
+    mixed = _completion_attention(queries, keys, values, before, mask, shape, grid[1])
+    x = x + (mixed if packing is None else packed(mixed.reshape(-1, mixed.shape[-1]), packing)) @ layer.output
     return x + _mlp(x, layer)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from agent_tunix import sampling
-from agent_tunix.models._head import MAX_LOGITS
+from agent_tunix.models._head import MAX_LOGITS, PART
 from agent_tunix.planning._setting import Setting, cut
 from agent_tunix.planning._work import LOGIT_COPIES, stored, weight_bytes, working
 
@@ -117,7 +117,8 @@ class _Portion(NamedTuple):
 
     def logits(self, setting: Setting, features: int) -> float:
         """Bytes of the logits that are held at once, and of so many arrays of the size of their features."""
-        held = min(self.tokens * setting.sizes.vocab_size / setting.mesh.tp, MAX_LOGITS)
+        held = self.tokens * setting.sizes.vocab_size / setting.mesh.tp
+        held = held if held <= MAX_LOGITS else PART
         return 4 * held + features * self.tokens * setting.sizes.width * setting.width_bytes
 
 
