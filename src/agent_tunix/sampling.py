@@ -285,8 +285,8 @@ def decoding(
       pad_id: Fills the slots behind.
       distribution: Temperature and filters.
       streams: Parts of the prompts that are decoded at the same time, each in a thread; fewer where they do not divide
-        the prompts (`streams`). Two make the rollout of W1 take 0.20 instead of 0.36 s. All draw with the noise of the
-        whole batch.
+        the prompts (`streams`). Two make the rollout of W1 take 0.20 instead of 0.40 s
+        (`benchmarks/ablation.py`). All draw with the noise of the whole batch.
 
     Returns:
       `(parameters, prompt_ids, prompt_mask, group_size, key) -> arrays`, by the names of `Completions`.

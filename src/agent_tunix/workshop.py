@@ -85,8 +85,8 @@ def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
 def streams(architecture: models.Architecture) -> int:
     """How many parts to decode, and how many buckets to compute, at the same time where nothing is set.
 
-    Measured on 2 cores, 2026-11-30: two streams make rollouts of 0.13, 0.8, 5.0 and 16 million parameters take 0.60,
-    0.56, 0.89 and 0.96 of the time, those of 36 million 1.02. The update of 0.8 million takes 0.90.
+    Tried by hand on 2 cores, 2026-11-30: two streams make rollouts of 0.13, 0.8, 5.0 and 16 million parameters take
+    0.60, 0.56, 0.89 and 0.96 of the time, those of 36 million 1.02. The update of 0.8 million takes 0.90.
     """
     attention = 2 * (architecture.heads + architecture.kv_heads) * architecture.head_dim
     layers = architecture.layers * architecture.width * (attention + 3 * architecture.mlp)
