@@ -199,7 +199,12 @@ def drawn(policy, params, batch, tokens=6):
 def early_pauses(monkeypatch):
     monkeypatch.setattr(sampling, "FIRST_SEGMENT", 2)
     seen, regrouped = [], sampling.regrouped
-    monkeypatch.setattr(sampling, "regrouped", lambda *args: seen.append(args[1]) or regrouped(*args))
+
+    def watched(state, to, total_rows):
+        seen.append(to)
+        return regrouped(state, to, total_rows)
+
+    monkeypatch.setattr(sampling, "regrouped", watched)
     return seen
 
 
