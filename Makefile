@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 ARGS ?=
+# Processes of the suite, one per core; tests of a file stay together, because they share what they compile.
+SPREAD ?= -n auto --maxprocesses 4 --dist loadfile
 BIN := $(VENV)/bin
 
 .PHONY: train test test-fast bench bench-peers fuzz lint docs clean
@@ -15,10 +17,10 @@ train: $(VENV)/.has-base
 	$(BIN)/python run_training.py $(ARGS)
 
 test: $(VENV)/.has-test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SPREAD) $(ARGS)
 
 test-fast: $(VENV)/.has-test
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest $(SPREAD) -m "not slow" $(ARGS)
 
 # Every workload beside Tunix, and beside TRL where `make bench-peers` was run; about 40 minutes on two quiet cores.
 # One workload, printed: make bench ARGS="--workload W1 --steps 5"

@@ -114,6 +114,12 @@ def _with_full_cache(policy: Any, tokens: int) -> Any:
     )
 
 
+def base_of(trick: Trick) -> Trick:
+    """The step with all tricks that a trick is compared with."""
+    settings = ", ".join(f"{name}={value}" for name, value in trick.beside)
+    return BASE._replace(name=f"{BASE.name}, {settings}", beside=trick.beside) if settings else BASE
+
+
 def timed(workload: Workload, tricks: Sequence[Trick], rounds: int) -> dict[str, Any]:
     """Quotients of steps with one trick left out over steps with all of them, and seconds of the phases.
 
@@ -123,19 +129,21 @@ def timed(workload: Workload, tricks: Sequence[Trick], rounds: int) -> dict[str,
       rounds: Steps that count, of each. One before them compiles, of ragged workloads two, which have more shapes.
     """
     warm_up = 2 if workload.mean_tokens else 1
-    steps, taken = {}, {trick.name: [] for trick in (BASE, *tricks)}
-    for trick in (BASE, *tricks):
+    every = {one.name: one for one in (BASE, *map(base_of, tricks), *tricks)}
+    steps, taken = {}, {name: [] for name in every}
+    for trick in every.values():
         with trick.left_out():
-            steps[trick.name] = Step(workload, **dict(trick.settings))
+            steps[trick.name] = Step(workload, **dict(trick.beside + trick.settings))
     for number in range(warm_up + rounds):
-        for trick in (BASE, *tricks):
+        for trick in every.values():
             with trick.left_out():
                 taken[trick.name].append(steps[trick.name](number))
     counted = {name: phases[warm_up:] for name, phases in taken.items()}
     totals = {name: [sum(one.values()) for one in phases] for name, phases in counted.items()}
 
     def told(name: str) -> dict[str, Any]:
-        pairs = [own / base for own, base in zip(totals[name], totals[BASE.name], strict=True)]
+        beside = totals[base_of(every[name]).name]
+        pairs = [own / base for own, base in zip(totals[name], beside, strict=True)]
         phases = {phase: round(statistics.median(one[phase] for one in counted[name]), 4) for phase in PHASES}
         ratio = {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs)}
         return {"ratio": {key: round(value, 3) for key, value in ratio.items()}, "seconds": phases}
@@ -192,8 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.json:
         from rollouts_ahead import saved
 
-        kept = json.loads(given.json.read_text(encoding="utf-8"))["workloads"] if given.json.exists() else {}
-        saved(given.json, {"workloads": kept | results, "rounds": ROUNDS})
+        rounds = {name: given.rounds or ROUNDS.get(name, 1) for name in results}
+        before = json.loads(given.json.read_text(encoding="utf-8")) if given.json.exists() else {}
+        saved(given.json, {key: before.get(key, {}) | new for key, new in (("workloads", results), ("rounds", rounds))})
     else:
         print(json.dumps(results, indent=1))
 
