@@ -8,6 +8,7 @@ A very small policy, so that what is left behind by a step stands out; rollouts 
 import argparse
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,23 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def live_objects() -> tuple[int, int]:
+    """Objects that the garbage collector tracks, and batches of rollouts among them.
+
+    No other thread runs meanwhile: one that is in the middle of `tuple(generator)` would find that somebody else holds
+    its tuple, which CPython takes for an error of its own.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1.0)  # seconds, far more than this takes
+    try:
+        objects = gc.get_objects()
+        found = len(objects), sum(type(thing).__name__ == "Rollouts" for thing in objects)
+        del objects
+        return found
+    finally:
+        sys.setswitchinterval(before)
+
+
 def marks(steps: int, rollouts_ahead: int, folder: Path) -> list[Mark]:
     """Trains, and looks at the process every few steps."""
     found: list[Mark] = []
@@ -52,9 +70,7 @@ def marks(steps: int, rollouts_ahead: int, folder: Path) -> list[Mark]:
     def show(row: dict[str, Any], timing: dict[str, float]) -> None:
         if row["kind"] == "train" and row["step"] % every == 0:
             gc.collect()
-            objects = gc.get_objects()
-            rollouts = sum(type(thing).__name__ == "Rollouts" for thing in objects)
-            found.append(Mark(row["step"], resident_mb(), len(jax.live_arrays()), len(objects), rollouts))
+            found.append(Mark(row["step"], resident_mb(), len(jax.live_arrays()), *live_objects()))
 
     train(SHAPE, Setting(rollouts_ahead, 1, 0.0), steps, folder, show)
     return found
