@@ -262,7 +262,9 @@ def minibatch(prompts=8, seed=0):
 
 
 @pytest.mark.parametrize(
-    "aggregation", [losses.token_mean, losses.sequence_mean_token_mean, losses.constant(TOKENS)], ids=lambda f: str(f)
+    "aggregation",
+    [losses.token_mean, losses.sequence_mean_token_mean, losses.constant(TOKENS)],
+    ids=["token_mean", "sequence_mean_token_mean", "constant"],
 )
 def test_one_microbatch_of_eight_groups_equals_eight_of_one(policy, params, aggregation):
     loss = losses.policy_loss(
