@@ -6,16 +6,20 @@ A very small policy, so that what is left behind by a step stands out; rollouts 
 """
 
 import argparse
+import contextlib
 import gc
 import os
-import sys
 import tempfile
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rollouts_ahead import Setting, Shape, saved, train
+
+from agent_tunix.types import Rollouts
 
 SHAPE = Shape(layers=1, width=16, head_dim=8, mlp=32, prompts=4, group_size=4, tokens=8)
 COUNTS = 50
@@ -45,21 +49,33 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def live_objects() -> tuple[int, int]:
-    """Objects that the garbage collector tracks, and batches of rollouts among them.
+def tracked_objects() -> int:
+    """Objects that the garbage collector tracks, counted without holding any of them.
 
-    No other thread runs meanwhile: one that is in the middle of `tuple(generator)` would find that somebody else holds
-    its tuple, which CPython takes for an error of its own.
+    `gc.get_objects()` would hold them for a moment, also a tuple that another thread is just making of a generator;
+    CPython takes that for an error of its own.
     """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1.0)  # seconds, far more than this takes
+    gc.freeze()
     try:
-        objects = gc.get_objects()
-        found = len(objects), sum(type(thing).__name__ == "Rollouts" for thing in objects)
-        del objects
-        return found
+        return gc.get_freeze_count()
     finally:
-        sys.setswitchinterval(before)
+        gc.unfreeze()
+
+
+@contextlib.contextmanager
+def made_rollouts() -> Iterator[list[weakref.ref[Rollouts]]]:
+    """Every batch of rollouts that is made meanwhile, weakly held."""
+    made, begin = [], Rollouts.__init__
+
+    def noted(self: Rollouts, *args: Any, **fields: Any) -> None:
+        begin(self, *args, **fields)
+        made.append(weakref.ref(self))
+
+    Rollouts.__init__ = noted
+    try:
+        yield made
+    finally:
+        Rollouts.__init__ = begin
 
 
 def marks(steps: int, rollouts_ahead: int, folder: Path) -> list[Mark]:
@@ -67,12 +83,16 @@ def marks(steps: int, rollouts_ahead: int, folder: Path) -> list[Mark]:
     found: list[Mark] = []
     every = max(steps // COUNTS, 1)
 
-    def show(row: dict[str, Any], timing: dict[str, float]) -> None:
-        if row["kind"] == "train" and row["step"] % every == 0:
-            gc.collect()
-            found.append(Mark(row["step"], resident_mb(), len(jax.live_arrays()), *live_objects()))
+    with made_rollouts() as made:
 
-    train(SHAPE, Setting(rollouts_ahead, 1, 0.0), steps, folder, show)
+        def show(row: dict[str, Any], timing: dict[str, float]) -> None:
+            if row["kind"] == "train" and row["step"] % every == 0:
+                gc.collect()
+                made[:] = [one for one in made if one() is not None]
+                counts = len(jax.live_arrays()), tracked_objects(), len(made)
+                found.append(Mark(row["step"], resident_mb(), *counts))
+
+        train(SHAPE, Setting(rollouts_ahead, 1, 0.0), steps, folder, show)
     return found
 
 

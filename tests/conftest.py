@@ -22,6 +22,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+def pytest_collection_modifyitems(items):
+    """Files that train whole runs come first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: "invariant" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return CharacterTokenizer()

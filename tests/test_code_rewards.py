@@ -1,5 +1,6 @@
 """Programs graded by tests: what is right, what is wrong, and what tries to get out or to get credit for nothing."""
 
+import functools
 import json
 import math
 import os
@@ -19,7 +20,8 @@ from agent_tunix import rewards
 from agent_tunix.rewards._code import SandboxError, program_of, sandbox_report
 from agent_tunix.rewards._sandbox import sandbox, tester
 
-passes_tests = rewards.passes_tests
+# A minute, since the default of five seconds is for machines that do nothing else.
+passes_tests = functools.partial(rewards.passes_tests, timeout_s=60.0)
 
 ADD = "def add(a, b):\n    return a + b\n"
 WRONG_FOR_NEGATIVES = "def add(a, b):\n    return abs(a) + abs(b)\n"
@@ -138,7 +140,7 @@ def test_every_kind_of_call_takes_a_list_of_tests_as_one_value():
     np.testing.assert_array_equal(passes_tests([ADD, "x"], "assert add(1, 2) == 3"), [1.0, 0.0])
     columns = {"prompts": ["p", "p"], "completions": [ADD, ADD], "tests": tests, "entry_point": ["add", "add"]}
     assert passes_tests(**columns) == [1.0, 0.0]
-    assert passes_tests.each(ADD, tests[0]) == 1.0
+    assert rewards.passes_tests.each(ADD, tests[0]) == 1.0
 
 
 def test_calls_from_many_threads_do_not_touch_each_other():
