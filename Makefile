@@ -50,6 +50,14 @@ $(VENV)/.has-%: pyproject.toml constraints.txt | $(VENV)/.made
 	  --editable "$(if $(filter base,$*),.,.[$*])"
 	@touch $@
 
+$(VENV)/.has-test: $(VENV)/.has-torch
+
+# PyTorch, which the tests compare models of transformers with; where it cannot be had they are skipped.
+$(VENV)/.has-torch: constraints.txt | $(VENV)/.made
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+	  --extra-index-url https://download.pytorch.org/whl/cpu $$(grep -E '^(torch|networkx)==' $<)
+	@touch $@
+
 # PyTorch's wheels without CUDA have an index of their own, which is asked for nothing else.
 $(PEERS)/.has-peers: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)

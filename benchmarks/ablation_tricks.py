@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from agent_tunix import buckets, devices, models, sampling
-from agent_tunix.models import _qwen3, token_logprobs
+from agent_tunix.models import _decoder, token_logprobs
 
 NEVER = 2**30
 
@@ -63,12 +63,12 @@ def categorical(uniform: Any, logits: Any, distribution: Any) -> tuple[Any, Any,
 
 
 def reduced_attention(queries: Any, prompt: Any, own: Any, mask: Any, live: Any, shape: Any) -> Any:
-    """`_qwen3._decode_attention` by multiplying and adding up, without batched products."""
+    """`_decoder._decode_attention` by multiplying and adding up, without batched products."""
     prompts, group = queries.shape[:2]
     queries = queries.reshape(prompts, group, shape.kv_heads, shape.repeats, shape.head_dim) * shape.head_dim**-0.5
     prompt_scores = (queries[..., None] * prompt[0][:, None, :, None]).sum(-2)
-    prompt_scores = jnp.where(mask[:, None, None, None], prompt_scores, _qwen3.MASKED)
-    own_scores = jnp.where(live, (queries[..., None] * own.keys[:, :, :, None]).sum(-2), _qwen3.MASKED)
+    prompt_scores = jnp.where(mask[:, None, None, None], prompt_scores, _decoder.MASKED)
+    own_scores = jnp.where(live, (queries[..., None] * own.keys[:, :, :, None]).sum(-2), _decoder.MASKED)
     weights = jax.nn.softmax(jnp.concatenate([prompt_scores, own_scores], axis=-1), axis=-1)
     first, second = weights[..., : mask.shape[1]], weights[..., mask.shape[1] :]
     mixed = (first[..., None] * prompt[1][:, None, :, None]).sum(-2)
@@ -83,9 +83,9 @@ def plain_head(features: Any, unembedding: Any, targets: Any, temperature: float
     return jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
 
 
-def joined_mlp(x: Any, layer: Any) -> Any:
-    """`_qwen3._mlp` with one product for gate and up, and rows on several axes."""
-    both = _qwen3._rms_norm(x, layer.mlp_norm) @ jnp.concatenate([layer.gate, layer.up], axis=1)
+def joined_mlp(x: Any, layer: Any, shape: Any) -> Any:
+    """`_decoder._mlp` with one product for gate and up, and rows on several axes."""
+    both = _decoder._rms_norm(x, layer.mlp_norm, shape) @ jnp.concatenate([layer.gate, layer.up], axis=1)
     gate, up = jnp.split(both, 2, axis=-1)
     return (jax.nn.silu(gate) * up) @ layer.down
 
@@ -115,7 +115,7 @@ TRICKS = (
         "Attention in decoding by batched products",
         "multiplied and added up",
         FIXED,
-        ((_qwen3, "_decode_attention", reduced_attention),),
+        ((_decoder, "_decode_attention", reduced_attention),),
         kept="no more code than what would take its place, and what the matrix units of accelerators are made for",
     ),
     Trick("Ended completions dropped", "kept to the end", ("W4",), ((sampling, "regrouping", lambda *a, **k: None),)),
@@ -158,7 +158,7 @@ TRICKS = (
         "MLP in two products, rows on one axis",
         "one product, rows on several",
         ("W1",),
-        ((_qwen3, "_mlp", joined_mlp),),
+        ((_decoder, "_mlp", joined_mlp),),
     ),
     Trick(
         "Memory of arguments used again (donation)",

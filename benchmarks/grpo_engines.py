@@ -32,7 +32,7 @@ def architecture_of(workload: Workload) -> Any:
     """The model's sizes as `agent_tunix.models` takes them."""
     from agent_tunix.models import Architecture
 
-    return Architecture(**{name: getattr(workload, name) for name in Architecture._fields})
+    return Architecture(**{name: getattr(workload, name) for name in Architecture._fields if hasattr(workload, name)})
 
 
 def optimizer_of(steps: int) -> tuple[Any, Any]:

@@ -141,6 +141,10 @@ class PrivateTokenizer:
         """Id that ends a completion."""
         return self._stop
 
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: that one."""
+        return (self._stop,)
+
     def token_id(self, text: str) -> int:
         """Id of a single character."""
         (index,) = self.encode(text)

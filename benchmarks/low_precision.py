@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
 from agent_tunix import models
-from agent_tunix.models import Architecture, Policy, _qwen3
+from agent_tunix.models import Architecture, Policy, _decoder
 from agent_tunix.types import Params
 
 INT8_MOST = 127.0
@@ -89,30 +89,13 @@ def fp8_weights(weights: Array) -> Dequantised:
     return Dequantised(*fp8(weights, axis=0))
 
 
-def decoder(stored: Stored, shape: _qwen3.Shape) -> Callable[[Params, Any], models.DecodeStep]:
-    """The `decoder` of a policy whose weights are stored in another way; otherwise as `_qwen3.decoder`."""
+def decoder(stored: Stored, shape: _decoder.Shape) -> Callable[[Params, Any], models.DecodeStep]:
+    """The `decoder` of a policy whose weights are stored in another way; otherwise as `_decoder.decoder`."""
 
-    def begin(params: Params, before: _qwen3.Prefix) -> models.DecodeStep:
-        layers, head = _qwen3.layers(params, shape.dtype), stored(_qwen3.unembedding(params).T)
+    def begin(params: Params, before: _decoder.Prefix) -> models.DecodeStep:
+        layers, head = _decoder.layers(params, shape), stored(_decoder.unembedding(params).T)
         stack = [layer._replace(**{name: stored(getattr(layer, name)) for name in WEIGHTS}) for layer in layers]
-        prompts = [(layer.keys.swapaxes(2, 3), layer.values) for layer in before.layers]
-
-        def step(cache: list[_qwen3.KeysValues], tokens: Array, index: Array) -> tuple[Array, list[_qwen3.KeysValues]]:
-            rotation = _qwen3._rotation(before.position[:, None] + index, shape.head_dim)
-            live = jnp.arange(cache[0].values.shape[3]) <= index
-            x, new = _qwen3._embedded(params, shape, tokens), []
-            for layer, prompt, own in zip(stack, prompts, cache, strict=True):
-                queries, keys, values = _qwen3._project(x, layer, shape, rotation)
-                own = _qwen3.KeysValues(
-                    _qwen3._written(own.keys, keys[..., None], index, 4),
-                    _qwen3._written(own.values, values[..., None, :], index, 3),
-                )
-                new.append(own)
-                x = x + _qwen3._decode_attention(queries, prompt, own, before.mask, live, shape) @ layer.output
-                x = x + _qwen3._mlp(x, layer)
-            return _qwen3._final_norm(x, params) @ head, new
-
-        return step
+        return _decoder.stepper(params, stack, lambda x: x @ head, shape, before)
 
     return begin
 
@@ -120,7 +103,7 @@ def decoder(stored: Stored, shape: _qwen3.Shape) -> Callable[[Params, Any], mode
 def policies(architecture: Architecture) -> dict[str, Policy]:
     """The policy as it is, in bfloat16, and with weights or products in 8 bits."""
     own = models.policy(architecture)
-    shape = _qwen3.Shape(architecture.heads, architecture.kv_heads, architecture.head_dim)
+    shape = _decoder.Shape(architecture)
     stored = {"int8_products": int8_products, "int8_weights": int8_weights, "fp8_weights": fp8_weights}
     return {
         "float32": own,

@@ -17,7 +17,7 @@ from low_precision_rollouts import AGAIN, CAP, PASS, benchmark, gradients, misma
 from rollouts_ahead import Shape
 
 from agent_tunix import models
-from agent_tunix.models import _qwen3
+from agent_tunix.models import _decoder
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_products_in_8_bits_are_those_of_integers():
 def test_with_weights_as_they_are_the_decoder_is_the_packages_own(subject):
     own = models.policy(subject.architecture)
     sizes = subject.architecture
-    shape = _qwen3.Shape(sizes.heads, sizes.kv_heads, sizes.head_dim)
+    shape = _decoder.Shape(sizes)
     same = own._replace(decoder=low_precision.decoder(lambda weights: weights, shape))
     drawn = [
         subject.sampler(policy)(models.full(subject.params), subject.batch(0), subject.group_size, jax.random.key(0))

@@ -125,7 +125,7 @@ def test_lora_starts_as_the_backbone_and_equals_qwix_after_a_change(params, batc
     moved = jax.tree.map(
         lambda leaf: leaf + 0.1 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), parameters.trainable
     )
-    provider = qwix.LoraProvider(module_path=models.LORA_MODULES, rank=3, alpha=6.0)
+    provider = qwix.LoraProvider(module_path=models.FAMILIES["qwen3"].adapted, rank=3, alpha=6.0)
     module = models.tunix_module(ARCHITECTURE, params)
     adapted = qwix.apply_lora_to_model(module, provider, rngs=nnx.Rngs(1), **module.get_model_input())
     state = nnx.state(adapted, nnx.LoRAParam)

@@ -208,7 +208,7 @@ def test_the_slowest_of_compute_memory_and_network_sets_the_pace():
 
 
 def sizes_of(architecture):
-    return Sizes(*architecture, vectors=2 * architecture.width + 2 * architecture.head_dim)
+    return Sizes(*architecture[:7], vectors=2 * architecture.width + 2 * architecture.head_dim)
 
 
 TINY = models.Architecture(512, layers=4, width=128, heads=4, kv_heads=2, head_dim=32, mlp=512), 16, 8, 32, 64
@@ -422,7 +422,12 @@ def printed(capsys):
 
 def test_the_command_prints_every_part(printed):
     out = printed(
-        "model=qwen3_8b", "mesh=fsdp4xtp2", "training.group_size=16", "training=grpo_kl", "model.dtype=bfloat16"
+        "model=qwen3_8b",
+        "model.lora_rank=0",
+        "model.remat=false",
+        "mesh=fsdp4xtp2",
+        "training.group_size=16",
+        "training=grpo_kl",
     )
     lines = out.splitlines()
     assert lines[0] == (

@@ -11,6 +11,10 @@ class ModelConfig:
     """The policy: architecture, initialisation and which parameters train."""
 
     name: str = "tiny"
+    weights: str | None = None
+    """Where pretrained weights, their sizes and their tokenizer come from: a folder as transformers writes it,
+    `hf:ORGANISATION/NAME` or `kaggle:HANDLE`. None draws random weights in the sizes below, and a warm start trains
+    them."""
     layers: int = 2
     width: int = 64
     heads: int = 2
@@ -45,6 +49,13 @@ class DataConfig:
     demonstration_column: str = "demonstration"
     malformed: str = "raise"
     """`raise` or `skip` rows that cannot be read; skipped ones are named and counted."""
+    system_prompt: str | None = "auto"
+    """Stands before every prompt. `auto` describes the answer format to pretrained models and is nothing for the
+    built-in policy; null leaves it out."""
+    few_shot: int = 0
+    """Training rows with a demonstration that are shown before every prompt."""
+    chat: bool = True
+    """Whether prompts are written as a chat where the model has a template for it."""
     max_prompt_tokens: int = 16
     overlong_prompts: str = "raise"
     """`raise`, or `truncate` from the left; truncated ones are counted."""
@@ -149,7 +160,7 @@ class WarmStartConfig:
     """The supervised start of a policy without pretrained weights."""
 
     steps: int = 165
-    """0 leaves it out."""
+    """0 leaves it out, and so do pretrained weights."""
     rows_per_batch: int = 64
     learning_rate: float = 2e-3
     warmup_steps: int = 30
@@ -214,6 +225,17 @@ class DiagnosticsConfig:
 
 
 @dataclass(frozen=True)
+class LoggingConfig:
+    """Where numbers go besides the run folder and TensorBoard."""
+
+    sinks: tuple[str, ...] = ()
+    """Any of `wandb`, `trackio` and `mlflow`, or functions `(numbers, step)` as `package.module:name` or
+    `file.py:name`."""
+    project: str = "agent_tunix"
+    """What trackers file the run under."""
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When state is saved."""
 
@@ -237,6 +259,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     run_dir: str | None = None

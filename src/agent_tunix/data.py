@@ -263,7 +263,7 @@ def batches(rows: Sequence[Row], *, size: int, seed: int) -> grain.DatasetIterat
 
 
 def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: int, overlong: str) -> EncodedPrompts:
-    """Encodes prompts behind a beginning-of-sequence token, left-padded to one length.
+    """Encodes prompts behind a beginning-of-sequence token, where the model has one, left-padded to one length.
 
     Args:
       tokenizer: Adds no special tokens itself.
@@ -282,19 +282,22 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], *, max_tokens: 
         raise ConfigError(f"data.max_prompt_tokens is {max_tokens}; at least 2 are needed for a token after the first")
     ids = np.full((len(prompts), max_tokens), tokenizer.pad_id(), np.int32)
     mask = np.zeros((len(prompts), max_tokens), bool)
-    truncated = 0
+    first = [] if tokenizer.bos_id() is None else [tokenizer.bos_id()]
+    room, truncated = max_tokens - len(first), 0
     for index, prompt in enumerate(prompts):
         tokens = tokenizer.encode(prompt)
-        if len(tokens) >= max_tokens:
+        if len(tokens) > room:
             if overlong == "raise":
                 raise DataError(
-                    f"prompt {index} ({_shown(prompt)}) has {len(tokens) + 1} tokens with its beginning-of-sequence "
-                    f"token, but data.max_prompt_tokens is {max_tokens}; raise it or set data.overlong_prompts=truncate"
+                    f"prompt {index} ({_shown(prompt)}) has {len(tokens) + len(first)} tokens"
+                    f"{' with its beginning-of-sequence token' if first else ''}, but data.max_prompt_tokens is "
+                    f"{max_tokens}; raise it or set data.overlong_prompts=truncate"
                 )
             truncated += 1
-            tokens = tokens[len(tokens) - max_tokens + 1 :]
-        start = max_tokens - len(tokens) - 1
-        ids[index, start:] = [tokenizer.bos_id(), *tokens]
+            tokens = tokens[len(tokens) - room :]
+        row = [*first, *tokens]
+        start = max_tokens - len(row)
+        ids[index, start:] = row
         mask[index, start:] = True
     return EncodedPrompts(ids, mask, truncated)
 

@@ -16,6 +16,10 @@ class RunError(AgentTunixError, RuntimeError):
     """A run folder, or a run, that cannot go on."""
 
 
+class ModelError(AgentTunixError, ValueError):
+    """A model that cannot be loaded, or not be written: a missing weight, a wrong shape, a family without a forward."""
+
+
 class RewardError(AgentTunixError, ValueError):
     """A reward that breaks its contract: a wrong shape, a nan, something that is not a number."""
 

@@ -17,10 +17,12 @@ from agent_tunix import (
     checkpoints,
     data,
     evaluation,
+    hugging_face,
     models,
     recipes,
     reward_analysis,
     runs,
+    sinks,
     training,
     watching,
     workshop,
@@ -30,6 +32,7 @@ from agent_tunix.display import Display
 from agent_tunix.errors import RunError
 from agent_tunix.models import Parameters
 from agent_tunix.runs import Run, RunWriter
+from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params, Row
 from agent_tunix.workshop import START, Workshop
 
@@ -55,12 +58,14 @@ def train(config: Config) -> Run:
     """
     recipes.validate(config)
     watching.check(config)
+    sinks.check(config)
     plain = dataclasses.asdict(config)
     path = Path(config.run_dir) if config.run_dir else runs.new_run_dir(runs.default_name(plain))
     workshop.keep_compiled_programs(workshop.cache_dir(config))
     with (
         runs.open_run(path, config=plain, resume=config.resume) as run,
         Display(config.training.steps, log_rewards=config.training.log_rewards) as display,
+        sinks.attached(config, run),
         stop_signals() as should_stop,
     ):
         done = runs.read_summary(path)
@@ -133,6 +138,36 @@ def sample_run(
     return out
 
 
+def export_run(
+    path: Path | str, to: Path | str, *, checkpoint: int | Literal["best"] | None = None, dtype: str | None = None
+) -> Path:
+    """Writes the policy of a run as a model folder that transformers and vLLM read, low-rank updates merged.
+
+    Args:
+      path: Run folder.
+      to: New folder. Tokenizer, chat template and generation config are those of the pretrained model, or for the
+        built-in policy its character-level one.
+      checkpoint: Step of the checkpoint, 0 for where GRPO started, or `best`; None is the newest.
+      dtype: `float32` or `bfloat16`; None keeps that of the weights training started from.
+
+    Raises:
+      ModelError: If the folder cannot be written.
+      RunError: If the run has no such checkpoint.
+    """
+    shop, parameters = load(path, checkpoint)
+    if dtype is None and shop.origin is not None:
+        dtype = hugging_face.read_config(shop.origin).get("dtype") or "float32"
+    tokenizer = shop.tokenizer
+
+    def beside(folder: Path) -> None:
+        if isinstance(tokenizer, CharacterTokenizer):
+            hugging_face.write_tokenizer(folder, tokenizer)
+
+    frozen = jax.tree.map(lambda weight: weight.astype("float32"), parameters.frozen)
+    params = models.merged(dataclasses.replace(parameters, frozen=frozen))
+    return hugging_face.save(to, shop.architecture, params, like=shop.origin, beside=beside, dtype=dtype)
+
+
 def load(path: Path | str, checkpoint: int | Literal["best"] | None = None) -> tuple[Workshop, Parameters]:
     """The workshop and the trained parameters of a run.
 
@@ -149,9 +184,7 @@ def load(path: Path | str, checkpoint: int | Literal["best"] | None = None) -> t
     shop = workshop.workshop(config)
     if not (path / START).exists():
         raise RunError(f"{path} holds no parameters yet; train it first")
-    start = workshop.parameters(
-        shop, checkpoints.load_tree(path / START, models.initial_params(shop.architecture, config.seed))
-    )
+    start = workshop.parameters(shop, workshop.kept_params(shop, path))
     if checkpoint == 0:
         return shop, start
     optimizer = workshop.optimizer(config)[0]

@@ -52,7 +52,6 @@ RUNNERS: Mapping[str, Callable[[RewardConfig], rewards.Runner | None]] = {
 }
 
 CHOICES: Mapping[str, Callable[[], list[str]]] = {
-    "model.name": lambda: ["tiny"],
     "data.task": data.names,
     "data.malformed": lambda: ["raise", "skip"],
     "data.overlong_prompts": lambda: ["raise", "truncate"],
@@ -74,6 +73,7 @@ AT_LEAST: Mapping[str, float] = {
     "model.head_dim": 2,
     **dict.fromkeys(("data.level", "data.train_size", "data.heldout_size"), 1),
     "data.max_prompt_tokens": 2,
+    "data.few_shot": 0,
     **dict.fromkeys(("sampling.max_completion_tokens", "sampling.rollout_microbatches"), 1),
     **dict.fromkeys(("training.prompts_per_batch", "training.num_iterations", "training.minibatches"), 1),
     **dict.fromkeys(("training.microbatches", "training.rollouts_ahead"), 0),
@@ -161,6 +161,11 @@ def _check_combinations(config: Config) -> None:
     model, loss, group = config.model, config.loss, config.training.group_size
     for wrong, sentence in (
         (group < 2, f"training.group_size is {group}; credit compares the completions of a group, so take at least 2"),
+        (
+            model.weights is None and model.name != "tiny",
+            f"model.weights is not set, and model.name={model.name} has no sizes of its own; name a folder, "
+            "hf:ORGANISATION/NAME or kaggle:HANDLE, or take model=tiny",
+        ),
         (
             model.heads % model.kv_heads,
             f"model.kv_heads is {model.kv_heads}, which does not divide model.heads = {model.heads}; choose a divisor",

@@ -28,7 +28,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,7 @@ Record = Mapping[str, Any]
 GROWING: tuple[str, ...] = (METRICS, TIMINGS, SAMPLES)
 KINDS = ("train", "eval")
 # Where the run lives and how it is opened is not what it computes.
-NOT_COMPARED = ("run_dir", "resume", "cache_dir")
+NOT_COMPARED = ("run_dir", "resume", "cache_dir", "logging")
 HOLDS = f"a run folder holds {CONFIG}, {METRICS}, {SAMPLES}, {SUMMARY} and {CHECKPOINTS}/"
 
 
@@ -204,6 +204,7 @@ class RunWriter:
         self._lock: int | None = lock
         self._files = {name: io.FileIO(path / name, "a") for name in GROWING}
         self._events: Any = None
+        self._sinks: list[Callable[[Record], None]] = []
         self._purge_step: int | None = None
         self._ready = not resumed
 
@@ -216,14 +217,18 @@ class RunWriter:
         if row.get("kind") not in KINDS or "step" not in row:
             raise ValueError(f"a metrics row needs a step and a kind of {KINDS}, got {dict(row)!r}")
         self._append(METRICS, json_line(row))
-        self._to_tensorboard(row)
+        self._pass_on(row)
 
     def log_timing(self, row: Mapping[str, Any]) -> None:
         """Appends one row of wall-clock numbers, with a `step`, to timings.jsonl and to TensorBoard."""
         if "step" not in row:
             raise ValueError(f"a timings row needs a step, got {dict(row)!r}")
         self._append(TIMINGS, json_line(row))
-        self._to_tensorboard(row)
+        self._pass_on(row)
+
+    def attach(self, sink: Callable[[Record], None]) -> None:
+        """Also gives every row that is logged from now on to a function, which must not raise."""
+        self._sinks.append(sink)
 
     def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rollouts to samples.jsonl.zst as one complete zstd frame; no rows, no frame."""
@@ -304,6 +309,11 @@ class RunWriter:
         if not self._ready:
             raise RuntimeError(f"{self.path} is a resumed run; call rewind(position, step) or rewind(None) first")
         _append(self._files[name], data)
+
+    def _pass_on(self, row: Record) -> None:
+        self._to_tensorboard(row)
+        for sink in self._sinks:
+            sink(row)
 
     def _to_tensorboard(self, row: Mapping[str, Any]) -> None:
         events = self._tensorboard()

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from agent_tunix import data, devices
 from agent_tunix.drawing import SOFTMAX, Distribution, draw
+from agent_tunix.layouts import Layout, plain
 from agent_tunix.models import Parameters, Policy, merged
 from agent_tunix.streams import called, side_by_side
 from agent_tunix.tokenizers import Tokenizer
@@ -211,6 +212,7 @@ def sampler(
     distribution: Distribution = SOFTMAX,
     streams: int = 1,
     mesh: Mesh | None = None,
+    layout: Layout = plain,
 ) -> Sample:
     """The function that turns rows of a task into rollouts.
 
@@ -224,11 +226,12 @@ def sampler(
       distribution: Temperature and filters.
       streams: Parts of the prompts that are decoded at the same time (`decoding`).
       mesh: Devices that prompts and their groups are dealt to (`devices`).
+      layout: What is encoded of a row (`layouts`); rollouts hold its prompt alone.
 
     Raises:
       ValueError: If a stop string is not a single token.
     """
-    stop_ids = (tokenizer.eos_id(), *(tokenizer.token_id(text) for text in stop))
+    stop_ids = (*tokenizer.stop_ids(), *(tokenizer.token_id(text) for text in stop))
     decoded = decoding(
         policy,
         max_tokens=max_completion_tokens,
@@ -241,7 +244,9 @@ def sampler(
 
     def sample(parameters: Parameters, rows: Sequence[Row], group_size: int, key: Key[Array, ""]) -> Rollouts:
         prompts = [row["prompt"] for row in rows]
-        encoded = data.encode_prompts(tokenizer, prompts, max_tokens=max_prompt_tokens, overlong=overlong_prompts)
+        encoded = data.encode_prompts(
+            tokenizer, [layout(row) for row in rows], max_tokens=max_prompt_tokens, overlong=overlong_prompts
+        )
         drawn = decoded(parameters, encoded.ids, encoded.mask, group_size, jax.random.fold_in(key, 0))
         return Rollouts(
             prompts=prompts,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix import data
 from agent_tunix.errors import RunError
+from agent_tunix.layouts import Layout, plain
 from agent_tunix.models import Policy
 from agent_tunix.optimizers import adamw, learning_rate_schedule
 from agent_tunix.tokenizers import Tokenizer
@@ -53,6 +54,7 @@ def warm_start(
     overlong_prompts: str,
     seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    layout: Layout = plain,
 ) -> Params:
     """Trains every parameter on demonstrations for a few steps.
 
@@ -71,6 +73,7 @@ def warm_start(
       overlong_prompts: `raise` or `truncate`.
       seed: Order of the rows.
       on_step: Called with the step and its loss; may raise to stop.
+      layout: What is encoded of a row before its demonstration.
 
     Returns:
       Trained parameters.
@@ -101,7 +104,7 @@ def warm_start(
     for step in range(1, steps + 1):
         batch = next(batches)
         prompts = data.encode_prompts(
-            tokenizer, [row["prompt"] for row in batch], max_tokens=max_prompt_tokens, overlong=overlong_prompts
+            tokenizer, [layout(row) for row in batch], max_tokens=max_prompt_tokens, overlong=overlong_prompts
         )
         texts = [row["demonstration"] for row in batch]
         completions = data.encode_completions(tokenizer, texts, max_tokens=max_completion_tokens)

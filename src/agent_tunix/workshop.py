@@ -20,15 +20,19 @@ from agent_tunix import (
     checkpoints,
     data,
     evaluation,
+    hugging_face,
+    layouts,
     models,
     optimizers,
     recipes,
     rewards,
     sampling,
     supervised,
+    tokenizers,
     training,
 )
 from agent_tunix.config import Config
+from agent_tunix.errors import ModelError, RunError
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.sampling import Distribution, Sample
 from agent_tunix.tokenizers import CharacterTokenizer, Tokenizer
@@ -43,7 +47,10 @@ MOST_IN_STREAMS = 2**24
 """Parameters of the largest policy that is decoded in two streams on a CPU, unless set."""
 
 START = "start"
-"""Folder of a run that holds the parameters GRPO started from."""
+"""Folder of a run that holds the parameters GRPO started from, or a note where they are."""
+
+ORIGIN = "origin.json"
+"""That note."""
 
 
 class Workshop(NamedTuple):
@@ -54,16 +61,50 @@ class Workshop(NamedTuple):
     dataset: data.Dataset
     architecture: models.Architecture
     policy: Policy
+    origin: Path | None = None
+    """Folder of the pretrained weights, None where they are drawn."""
+    layout: layouts.Layout = layouts.plain
+    """What the model is shown of a row."""
 
 
 def workshop(config: Config) -> Workshop:
     """Loads rows and builds the policy's functions."""
-    tokenizer = CharacterTokenizer()
-    sizes = dataclasses.asdict(config.model)
-    names = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp")
-    architecture = models.tiny(tokenizer.vocab_size, **{name: sizes[name] for name in names})
+    origin = hugging_face.folder_of(config.model.weights) if config.model.weights else None
+    tokenizer, architecture = _drawn(config) if origin is None else _pretrained(origin)
     policy = models.policy(architecture, dtype=config.model.dtype, remat=config.model.remat)
-    return Workshop(config, tokenizer, recipes.dataset(config), architecture, policy)
+    dataset = recipes.dataset(config)
+    shown, trained = dataset.train[: config.data.few_shot], dataset.train[config.data.few_shot :]
+    layout = _layout(config, tokenizer, shown)
+    return Workshop(config, tokenizer, dataset._replace(train=trained), architecture, policy, origin, layout)
+
+
+def _layout(config: Config, tokenizer: Tokenizer, examples: Sequence[Row]) -> layouts.Layout:
+    settings, automatic = config.data, config.data.system_prompt == "auto"
+    chosen = layouts.ANSWER_FORMAT if config.model.weights else None
+    system = chosen if automatic else settings.system_prompt
+    return layouts.layout(tokenizer, system_prompt=system, examples=examples, chat=settings.chat)
+
+
+def _drawn(config: Config) -> tuple[Tokenizer, models.Architecture]:
+    sizes, tokenizer = dataclasses.asdict(config.model), CharacterTokenizer()
+    names = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp")
+    return tokenizer, models.tiny(tokenizer.vocab_size, **{name: sizes[name] for name in names})
+
+
+def _pretrained(folder: Path) -> tuple[Tokenizer, models.Architecture]:
+    """Tokenizer and architecture of a model folder.
+
+    Raises:
+      ModelError: If they cannot be read, or do not belong together.
+    """
+    architecture, tokenizer = hugging_face.read_architecture(folder), tokenizers.of_folder(folder)
+    most = max(tokenizer.pad_id(), *tokenizer.stop_ids(), tokenizer.vocab_size - 1)
+    if most >= architecture.vocab_size:
+        raise ModelError(
+            f"the tokenizer of {folder} has ids up to {most}, but the model embeds {architecture.vocab_size} tokens; "
+            "tokenizer and weights are of different models"
+        )
+    return tokenizer, architecture
 
 
 def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
@@ -79,6 +120,7 @@ def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
         stop=config.stop,
         distribution=Distribution(temperature=0.0) if greedy else distribution,
         streams=config.streams or streams(shop.architecture),
+        layout=shop.layout,
     )
 
 
@@ -108,7 +150,7 @@ def keep_compiled_programs(folder: Path) -> None:
 def check_prompts(shop: Workshop) -> None:
     """Refuses prompts above their budget before anything is trained, or says how many will be truncated."""
     settings = shop.config.data
-    prompts = [row["prompt"] for row in (*shop.dataset.train, *shop.dataset.heldout)]
+    prompts = [shop.layout(row) for row in (*shop.dataset.train, *shop.dataset.heldout)]
     encoded = data.encode_prompts(
         shop.tokenizer, prompts, max_tokens=settings.max_prompt_tokens, overlong=settings.overlong_prompts
     )
@@ -221,15 +263,20 @@ def parameters(shop: Workshop, params: Params) -> Parameters:
 
 
 def start_params(shop: Workshop, folder: Path, on_step: Callable[[int, float], None]) -> Params:
-    """Parameters GRPO starts from, kept in the run: read from it, else from the cache, else trained.
+    """Parameters GRPO starts from: pretrained, or kept in the run: read from it, else from the cache, else trained.
+
+    Of pretrained weights the run keeps a note, not a copy.
 
     Args:
       shop: The workshop.
       folder: Run folder.
       on_step: Called with each step of a warm start and its loss; may raise to stop.
     """
-    params = models.initial_params(shop.architecture, shop.config.seed)
     kept = folder / START
+    if shop.origin is not None:
+        _note_origin(shop.origin, kept)
+        return kept_params(shop, folder)
+    params = models.initial_params(shop.architecture, shop.config.seed)
     if not kept.exists():
         cached = cache_dir(shop.config) / "warm_starts" / warm_start_fingerprint(shop)
         if shop.config.warm_start.steps and not cached.exists():
@@ -239,6 +286,35 @@ def start_params(shop: Workshop, folder: Path, on_step: Callable[[int, float], N
         else:
             checkpoints.save_tree(kept, params)
     return checkpoints.load_tree(kept, params)
+
+
+def kept_params(shop: Workshop, folder: Path) -> Params:
+    """Parameters that the GRPO of a run started from.
+
+    Raises:
+      RunError: If the pretrained weights have changed since.
+    """
+    if shop.origin is None:
+        return checkpoints.load_tree(folder / START, models.initial_params(shop.architecture, shop.config.seed))
+    noted = json.loads((folder / START / ORIGIN).read_text(encoding="utf-8"))
+    found = hugging_face.fingerprint(shop.origin)
+    if noted["fingerprint"] != found:
+        raise RunError(
+            f"the weights in {shop.origin} are not those that {folder} started from; put those back, or start a new run"
+        )
+    # What trains keeps all digits, whatever is computed in; a frozen backbone need not.
+    frozen = bool(shop.config.model.lora_rank)
+    return hugging_face.load(shop.origin, dtype=shop.config.model.dtype if frozen else "float32")[1]
+
+
+def _note_origin(origin: Path, kept: Path) -> None:
+    if not kept.exists():
+        partial = kept.with_name(f"{kept.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        note = {"folder": str(origin), "fingerprint": hugging_face.fingerprint(origin)}
+        (partial / ORIGIN).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        partial.rename(kept)
 
 
 def _save_shared(path: Path, params: Params) -> None:
@@ -267,6 +343,7 @@ def _warm_start(shop: Workshop, params: Params, on_step: Callable[[int, float], 
         shop.dataset.train,
         shop.tokenizer,
         **dataclasses.asdict(config.warm_start),
+        layout=shop.layout,
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_completion_tokens=config.sampling.max_completion_tokens,
         overlong_prompts=config.data.overlong_prompts,
@@ -282,7 +359,7 @@ def warm_start_fingerprint(shop: Workshop) -> str:
         "architecture": shop.architecture._asdict(),
         "dtype": config.model.dtype,
         "tokenizer": shop.tokenizer.fingerprint(),
-        "rows": [[row["prompt"], row.get("demonstration")] for row in shop.dataset.train],
+        "rows": [[shop.layout(row), row.get("demonstration")] for row in shop.dataset.train],
         "warm_start": dataclasses.asdict(config.warm_start),
         "max_prompt_tokens": config.data.max_prompt_tokens,
         "max_completion_tokens": config.sampling.max_completion_tokens,

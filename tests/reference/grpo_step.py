@@ -42,7 +42,7 @@ def full(architecture):
 def lora(architecture, frozen, rank, alpha):
     """The same of the module as qwix adapts it, whose low-rank factors train."""
     module = models.tunix_module(architecture, frozen)
-    provider = qwix.LoraProvider(module_path=models.LORA_MODULES, rank=rank, alpha=alpha)
+    provider = qwix.LoraProvider(module_path=models.FAMILIES[architecture.family].adapted, rank=rank, alpha=alpha)
     return _logits(
         qwix.apply_lora_to_model(module, provider, rngs=nnx.Rngs(0), **module.get_model_input()), nnx.LoRAParam
     )

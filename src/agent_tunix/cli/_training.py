@@ -118,6 +118,22 @@ def _sample(arguments: argparse.Namespace) -> None:
         print("\n" * bool(number) + "\n".join(printable(f"{key}: {value}") for key, value in item.items()))
 
 
+def _export_arguments(parser: Parser) -> None:
+    run_argument(parser)
+    checkpoint_argument(parser)
+    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="a new folder")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights; by default the origin's")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    check_run(arguments.run_dir)
+    from agent_tunix import jobs
+
+    chosen = {"checkpoint": checkpoint_of(arguments), "dtype": arguments.dtype}
+    folder = jobs.export_run(arguments.run_dir, arguments.to, **chosen)
+    print(f"model: {folder}")
+
+
 COMMANDS = {
     "train": Command(
         "train a policy; a new run folder, or run_dir=PATH to go on", _train_arguments, _train, _train_more
@@ -125,5 +141,6 @@ COMMANDS = {
     "resume": Command("go on with a run as its own folder describes it", run_argument, _resume),
     "evaluate": Command("accuracy of a run's policy on rows it was not trained on", _evaluate_arguments, _evaluate),
     "sample": Command("completions of a run's policy", _sample_arguments, _sample),
+    "export": Command("write a run's policy as a Hugging Face folder", _export_arguments, _export),
 }
 """By word."""

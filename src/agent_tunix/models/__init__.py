@@ -5,7 +5,7 @@ so that full training and LoRA share every path.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,19 +15,26 @@ import numpy as np
 import qwix
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
-from tunix.models.qwen3 import model as tunix_qwen3
 
 from agent_tunix.buckets import Packing
-from agent_tunix.models import _module, _qwen3
+from agent_tunix.models import _decoder, _module
+from agent_tunix.models._adapters import FIRST, folded, input_axis, with_factors
+from agent_tunix.models._architecture import Architecture, Llama3Scaling, Rotary
+from agent_tunix.models._families import FAMILIES, Family
 from agent_tunix.models._head import token_logprobs
 from agent_tunix.models._packing import spread
 from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params
 
 __all__ = [
+    "FAMILIES",
     "Architecture",
+    "Family",
+    "Llama3Scaling",
     "Parameters",
     "Policy",
+    "Rotary",
+    "folded",
     "full",
     "initial_params",
     "lora",
@@ -40,23 +47,9 @@ __all__ = [
     "tunix_module",
 ]
 
-LORA_MODULES = ".*q_proj|.*k_proj|.*v_proj|.*o_proj|.*gate_proj|.*down_proj|.*up_proj"
-
 DecodeStep = Callable[
     [Any, Int[Array, "prompts group"], Int[Array, ""]], tuple[Float[Array, "prompts group vocab"], Any]
 ]
-
-
-class Architecture(NamedTuple):
-    """Sizes of a Qwen3 decoder with tied embeddings."""
-
-    vocab_size: int
-    layers: int = 2
-    width: int = 64
-    heads: int = 2
-    kv_heads: int = 1
-    head_dim: int = 32
-    mlp: int = 256
 
 
 class Policy(NamedTuple):
@@ -76,6 +69,7 @@ class Policy(NamedTuple):
         cache.
       cache: `(params, prefix, group_size, slots) -> cache` with room for that many tokens.
       grown: `(cache, slots) -> cache` with more room.
+      softcap: Bound of the logits that features and unembedding give; 0 where there is none.
     """
 
     prefix: Callable[..., Any]
@@ -84,6 +78,7 @@ class Policy(NamedTuple):
     decoder: Callable[[Params, Any], DecodeStep]
     cache: Callable[[Params, Any, int, int], Any]
     grown: Callable[[Any, int], Any]
+    softcap: float = 0.0
 
     def features(
         self,
@@ -127,7 +122,9 @@ class Policy(NamedTuple):
         hidden = self.continued(params, prefix, completion_ids, packing)
         head = self.unembedding(params).astype(hidden.dtype)
         targets = completion_ids if packing is None else completion_ids.reshape(-1)[packing.places]
-        found = token_logprobs(hidden, head, targets, temperature, entropy_gradient=entropy_gradient)
+        found = token_logprobs(
+            hidden, head, targets, temperature, entropy_gradient=entropy_gradient, softcap=self.softcap
+        )
         if packing is None:
             return found
         logprobs, entropy = (spread(value, packing).reshape(completion_ids.shape) for value in found)
@@ -152,7 +149,7 @@ class Parameters:
 jax.tree_util.register_dataclass(Parameters, data_fields=("trainable", "frozen"), meta_fields=("lora_scale",))
 
 
-def tiny(vocab_size: int = CharacterTokenizer().vocab_size, **sizes: int) -> Architecture:
+def tiny(vocab_size: int = CharacterTokenizer().vocab_size, **sizes: Any) -> Architecture:
     """The built-in small policy: Tunix's Qwen3 with 0.13 million parameters at its default sizes.
 
     Args:
@@ -163,27 +160,27 @@ def tiny(vocab_size: int = CharacterTokenizer().vocab_size, **sizes: int) -> Arc
 
 
 def policy(architecture: Architecture, *, dtype: str = "float32", remat: bool = False) -> Policy:
-    """The forward functions of a Qwen3 architecture.
+    """The forward functions of an architecture, over the parameter tree of its family's module in Tunix.
 
     Args:
-      architecture: Sizes.
+      architecture: Sizes, family and constants.
       dtype: What is computed in, and what the cache holds. Parameters keep their own, so that `bfloat16` over float32
         parameters trains float32 master weights; norms, softmax, log-probabilities and sums stay in float32.
       remat: Whether activations within a layer are computed again for the gradient instead of kept.
     """
-    sizes = architecture.heads, architecture.kv_heads, architecture.head_dim
-    shape = _qwen3.Shape(*sizes, jnp.dtype(dtype), remat)
+    shape = _decoder.Shape(architecture, jnp.dtype(dtype), remat)
 
     def bound(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda params, *args: function(params, shape, *args)
 
     return Policy(
-        prefix=bound(_qwen3.prefix),
-        continued=bound(_qwen3.features),
-        unembedding=_qwen3.unembedding,
-        decoder=bound(_qwen3.decoder),
-        cache=bound(_qwen3.empty_cache),
-        grown=_qwen3.grown,
+        prefix=bound(_decoder.prefix),
+        continued=bound(_decoder.features),
+        unembedding=_decoder.unembedding,
+        decoder=bound(_decoder.decoder),
+        cache=bound(_decoder.empty_cache),
+        grown=_decoder.grown,
+        softcap=architecture.softcap,
     )
 
 
@@ -223,21 +220,14 @@ def module_policy(module: nnx.Module) -> tuple[Policy, Params]:
     return functions, params
 
 
-def tunix_module(architecture: Architecture, params: Params | None = None) -> tunix_qwen3.Qwen3:
-    """Tunix's own module of the same sizes, with our parameters where given."""
-    config = tunix_qwen3.ModelConfig(
-        num_layers=architecture.layers,
-        vocab_size=architecture.vocab_size,
-        embed_dim=architecture.width,
-        hidden_dim=architecture.mlp,
-        num_heads=architecture.heads,
-        head_dim=architecture.head_dim,
-        num_kv_heads=architecture.kv_heads,
-        rope_theta=int(_qwen3.ROPE_THETA),
-        norm_eps=_qwen3.NORM_EPS,
-        use_tied_embedding=True,
-    )
-    module = tunix_qwen3.Qwen3(config, rngs=nnx.Rngs(0))
+def tunix_module(architecture: Architecture, params: Params | None = None) -> nnx.Module:
+    """Tunix's own module of the same architecture, with our parameters where given.
+
+    Tunix 0.1.7 does not build all that an architecture says: Llama 3 and Qwen 3 rotate with a base of their own
+    whatever the config says, Llama 3 does not scale frequencies, and Gemma 3 takes its local layers from a fixed
+    pattern. `policy` does what the architecture says.
+    """
+    module = FAMILIES[architecture.family].module(architecture)
     if params is not None:
         state = nnx.state(module)
         nnx.replace_by_pure_dict(state, params)
@@ -259,16 +249,18 @@ def initial_params(architecture: Architecture, seed: int) -> Params:
     tree = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(tunix_module(architecture))))
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    depth = (2 * architecture.layers) ** -0.5
+    depth, family = (2 * architecture.layers) ** -0.5, FAMILIES[architecture.family]
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
         name = jax.tree_util.keystr(path)
         if "norm" in name:
-            return jnp.ones(leaf.shape, leaf.dtype)
+            return jnp.full(leaf.shape, 1.0 - family.norm_offset, leaf.dtype)
+        if "bias" in name:
+            return jnp.zeros(leaf.shape, leaf.dtype)
         if "embedding" in name:
             return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        residual = "o_proj" in name or "down_proj" in name
-        inputs = np.prod(leaf.shape[:-1]) if residual else leaf.shape[0]
+        residual = any(module in name for module in ("o_proj", "down_proj", "attn_vec_einsum"))
+        inputs = np.prod(leaf.shape[:-1]) if residual else leaf.shape[input_axis(name)]
         deviation = float(inputs) ** -0.5 * (depth if residual else 1.0)
         return deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
 
@@ -285,39 +277,45 @@ def full(params: Params) -> Parameters:
 
 
 def lora(architecture: Architecture, params: Params, *, rank: int, alpha: float, seed: int) -> Parameters:
-    """Low-rank factors beside a frozen backbone, created by qwix on the modules that Tunix adapts.
+    """Low-rank factors in float32 beside a frozen backbone, where qwix puts them in Tunix's module.
 
     Args:
-      architecture: Sizes.
+      architecture: Sizes and family; the latter says which modules are adapted.
       params: The backbone.
       rank: Rank of the factors, at least 1.
       alpha: The update is scaled by `alpha / rank`.
-      seed: Seed of the random factor; the other starts at zero, so the policy is unchanged at first.
+      seed: Seed of the first factors, drawn as He et al. do; the second start at zero, so the policy is unchanged.
     """
-    module = tunix_module(architecture, params)
-    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
-    adapted = qwix.apply_lora_to_model(module, provider, rngs=nnx.Rngs(seed), **module.get_model_input())
-    return Parameters(nnx.to_pure_dict(nnx.state(adapted, nnx.LoRAParam)), params, alpha / rank)
+    tree = jax.eval_shape(lambda: _factors(architecture, rank, alpha))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, key: Array) -> Array:
+        first = jax.tree_util.keystr(path, simple=True).endswith(FIRST)
+        return nnx.initializers.he_uniform()(key, leaf.shape) if first else jnp.zeros(leaf.shape)
+
+    drawn = [draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]
+    return Parameters(structure.unflatten(drawn), params, alpha / rank)
+
+
+def _factors(architecture: Architecture, rank: int, alpha: float) -> Params:
+    """The factors that qwix makes for Tunix's module; asked for their shapes only."""
+    module = tunix_module(architecture)
+    provider = qwix.LoraProvider(module_path=FAMILIES[architecture.family].adapted, rank=rank, alpha=alpha)
+    inputs: Any = module.get_model_input()  # pyright: ignore[reportAttributeAccessIssue]
+    adapted = qwix.apply_lora_to_model(module, provider, rngs=nnx.Rngs(0), **inputs)
+    return nnx.to_pure_dict(nnx.state(adapted, nnx.LoRAParam))
 
 
 def merged(parameters: Parameters) -> Params:
-    """The full tree: the backbone with the low-rank updates added, or simply what trains."""
+    """The full tree that a policy computes with: what trains, or the backbone with its low-rank updates.
+
+    Updates are added to float32 weights. Beside weights of fewer bits, which could not hold the sum, they stay factors;
+    `folded` adds them all the same.
+    """
     if not parameters.lora_scale:
         return parameters.trainable
-    return _add_lora(parameters.frozen, parameters.trainable, parameters.lora_scale)
-
-
-def _add_lora(base: Mapping, factors: Mapping, scale: float) -> Params:
-    out = {}
-    for name, value in base.items():
-        if isinstance(value, Mapping):
-            out[name] = _add_lora(value, factors.get(name, {}), scale)
-        elif f"{name}_lora_a" in factors:
-            update = jnp.tensordot(factors[f"{name}_lora_a"], factors[f"{name}_lora_b"], axes=1)
-            out[name] = value + scale * update.reshape(value.shape)
-        else:
-            out[name] = value
-    return out
+    return with_factors(parameters.frozen, parameters.trainable, parameters.lora_scale)
 
 
 def params_sha256(params: Params) -> str:

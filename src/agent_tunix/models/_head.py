@@ -9,6 +9,9 @@ logits: with `e = exp(logits - max)` kept from the forward pass and `u = softmax
 Logits that are too many to be held are computed a part of the vocabulary at a time, twice where they are
 differentiated. Cutting the vocabulary and not the tokens means that the gradient of each part of the unembedding is
 written once instead of added up.
+
+Logits under a softcap (Gemma 2) have neither shortcut: they are computed in parts where they are too many, and
+differentiated by JAX.
 """
 
 import functools
@@ -31,6 +34,7 @@ def token_logprobs(
     temperature: float = 1.0,
     *,
     entropy_gradient: bool = False,
+    softcap: float = 0.0,
     max_logits: int = MAX_LOGITS,
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
     """Log-probability of each target token and entropy of the distribution it comes from, in nats.
@@ -42,6 +46,7 @@ def token_logprobs(
       temperature: Divides the logits; must be positive.
       entropy_gradient: Whether entropies are differentiated, which costs another pass over the logits; otherwise no
         gradient flows through them.
+      softcap: Bound of the logits by a hyperbolic tangent, before the temperature; 0 leaves them as they are.
       max_logits: Most logits to hold at once; above it the vocabulary is cut into equal parts (`parts_of`).
 
     Returns:
@@ -49,7 +54,9 @@ def token_logprobs(
     """
     flat, ids = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
     parts = parts_of(ids.size, unembedding.shape[0], max_logits)
-    if parts == 1:
+    if softcap:
+        found = _capped_head(flat, unembedding, ids, temperature, entropy_gradient, softcap, parts)
+    elif parts == 1:
         found = _head(flat, unembedding, ids, temperature, entropy_gradient)
     else:
         found = _head_in_parts(flat, unembedding, ids, temperature, entropy_gradient, parts)
@@ -171,6 +178,37 @@ def _backward_in_parts(
 
 
 _head_in_parts.defvjp(_forward_in_parts, _backward_in_parts)
+
+
+def _capped_head(
+    features: Array,
+    unembedding: Array,
+    targets: Array,
+    temperature: float,
+    entropy_gradient: bool,
+    softcap: float,
+    parts: int,
+) -> tuple[Array, Array]:
+    @jax.checkpoint
+    def add(sums: tuple[Array, Array, Array], part: Array) -> tuple[tuple[Array, Array, Array], None]:
+        top, total, weighted = sums
+        logits = capped(_product("nd,vd->nv", features, part), softcap) / temperature
+        new = jax.lax.stop_gradient(jnp.maximum(top, logits.max(-1)))
+        weights, shrink = jnp.exp(logits - new[:, None]), jnp.exp(top - new)
+        return (new, total * shrink + weights.sum(-1), weighted * shrink + (weights * logits).sum(-1)), None
+
+    none = jnp.zeros(targets.shape)
+    cut = unembedding.reshape(parts, -1, unembedding.shape[1])
+    (top, total, weighted), _ = jax.lax.scan(add, (none - jnp.inf, none, none), cut)
+    log_total = jnp.log(total) + top
+    chosen = capped(_product("nd,nd->n", features, unembedding[targets]), softcap) / temperature
+    entropy = log_total - weighted / total
+    return chosen - log_total, entropy if entropy_gradient else jax.lax.stop_gradient(entropy)
+
+
+def capped(x: Array, bound: float) -> Array:
+    """Bounded by a hyperbolic tangent, as Gemma 2 bounds scores and logits; 0 leaves it as it is."""
+    return bound * jnp.tanh(x / bound) if bound else x
 
 
 def _product(axes: str, first: Array, second: Array) -> Array:

@@ -60,7 +60,9 @@ def _state(setting: Setting) -> dict[str, float]:
 def _copy(setting: Setting) -> float:
     """Weights made ready to compute with: gathered, cast, factors added, projections of attention joined."""
     sizes = setting.sizes
-    if setting.mesh.fsdp > 1 or setting.dtype != "float32" or setting.lora_rank:
+    # Float32 masters are cast, float32 backbones get their updates added; a backbone of 16 bits is used as it is.
+    as_kept = bool(setting.lora_rank) == (setting.dtype != "float32")
+    if setting.mesh.fsdp > 1 or not as_kept:
         return weight_bytes(setting)
     return sizes.layers * sizes.qkv * setting.width_bytes / setting.mesh.tp
 

@@ -173,15 +173,16 @@ def read(words: Sequence[str], *, config_dir: Path | None = None) -> tuple[Setti
     own, rest = _split(words)
     devices, axes = _devices(own["device"]), mesh(own["mesh"])
     model = next((word.partition("=")[2] for word in rest if word.startswith("model=")), "")
-    if model in tunix_models() and model not in overrides.groups(config_dir).get("model", []):
+    options = overrides.groups(config_dir).get("model", [])
+    if model and model not in options:
+        if model not in tunix_models():
+            raise ConfigError(unknown("model", model, [*options, *tunix_models()]))
         rest = [word for word in rest if word != f"model={model}"]
-        _refuse_sizes(rest, model)
-    elif model and model not in overrides.groups(config_dir).get("model", []):
-        raise ConfigError(unknown("model", model, [*overrides.groups(config_dir).get("model", []), *tunix_models()]))
-    else:
-        model = ""
     config = overrides.load(rest, config_dir=config_dir)
-    return check(_setting(config, model, axes)), devices
+    name = config.model.name if model in ("", *options) else model
+    if name in tunix_models():
+        _refuse_sizes(rest, name)
+    return check(_setting(config, name, axes)), devices
 
 
 def _split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -212,9 +213,8 @@ def _devices(name: str) -> list[Device]:
     return [DEVICES[name]]
 
 
-def _setting(config: Config, model: str, axes: Mesh) -> Setting:
+def _setting(config: Config, name: str, axes: Mesh) -> Setting:
     training = config.training
-    name = model or config.model.name
     return Setting(
         name=name,
         sizes=model_sizes(name) if name in tunix_models() else _config_sizes(config.model),

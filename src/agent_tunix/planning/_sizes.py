@@ -129,6 +129,10 @@ FAMILIES: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 """Modules of `tunix.models`, and what of their sizes is said in another way in each."""
 
 
+CORRECTED: Mapping[str, Mapping[str, int]] = {"gemma2_9b": {"mlp": 14_336}}
+"""Sizes that Tunix 0.1.7 has wrong: its MLP of this model is twice as wide as that of the published weights."""
+
+
 def from_tunix(family: str, config: Any) -> Sizes:
     """The sizes of one of Tunix's model configs.
 
@@ -166,4 +170,4 @@ def model_sizes(name: str) -> Sizes:
     if name not in tunix_models():
         raise ConfigError(unknown("model", name, tunix_models()))
     family, config = tunix_models()[name]
-    return from_tunix(family, config())
+    return from_tunix(family, config())._replace(**CORRECTED.get(name.removesuffix("_it"), {}))

@@ -1,10 +1,10 @@
-"""Text to token ids and back: what the package asks of a tokenizer, and the character-level one of `tiny()`."""
+"""The character-level tokenizer of `tiny()`."""
 
 import hashlib
 import json
 import re
 from collections.abc import Iterable
-from typing import Protocol, SupportsIndex, runtime_checkable
+from typing import SupportsIndex
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 """Strings of the answer format that are one token each."""
@@ -12,47 +12,6 @@ TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 _CONTROL = ("<pad>", "<bos>", "<eos>", "<unknown>")
 _CHARACTERS = ("\n", *map(chr, range(32, 127)))
 _REPLACEMENT = "\ufffd"
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What the package, and Tunix's samplers, call on a tokenizer.
-
-    `encode` adds neither a beginning- nor an end-of-sequence token; whoever lays out a sequence adds them.
-    """
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids; they run from 0."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        ...
-
-    def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """Text of token ids."""
-        ...
-
-    def pad_id(self) -> int:
-        """Id that fills up a row."""
-        ...
-
-    def bos_id(self) -> int:
-        """Id that begins a sequence."""
-        ...
-
-    def eos_id(self) -> int:
-        """Id that ends a sequence."""
-        ...
-
-    def token_id(self, text: str) -> int:
-        """Id of a string that is exactly one token."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Hexadecimal digest that changes when the vocabulary does."""
-        ...
 
 
 class CharacterTokenizer:
@@ -83,6 +42,11 @@ class CharacterTokenizer:
     def vocab_size(self) -> int:
         """Number of token ids."""
         return len(self._texts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What ids from 4 on stand for: tags, newline and characters."""
+        return self._texts[4:]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; characters outside the vocabulary become the unknown token."""
@@ -118,6 +82,10 @@ class CharacterTokenizer:
     def eos_id(self) -> int:
         """Id that ends a sequence: 2."""
         return 2
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a completion: 2."""
+        return (self.eos_id(),)
 
     def token_id(self, text: str) -> int:
         """Id of a string that is exactly one token, for stop strings.

@@ -1,8 +1,8 @@
-"""The forward passes of Qwen3 over the parameter tree of Tunix's module, written around the group axis.
+"""The forward passes of decoders over the parameter trees of Tunix's modules, written around the group axis.
 
 A prompt is computed once for its whole group: in decoding its keys and values are shared by the group, and in training
-the completions attend to them. Tunix's own module computes every copy. The numbers agree with it to 1e-5
-(`tests/test_models.py`).
+the completions attend to them. Tunix's own modules compute every copy. The numbers agree with theirs to 1e-5
+(`tests/test_models.py`), and with those of `transformers` where Tunix's are wrong (`tests/test_hugging_face.py`).
 
 Conventions: arrays of tokens are `[prompts tokens]` or `[prompts group tokens]`; keys and values are
 `[prompts kv_heads tokens head_dim]`, so that attention is a batched matrix product over prompts and heads (measured
@@ -13,7 +13,7 @@ Parameters are cast to the dtype of computation on the way in; norms, softmax an
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,21 +21,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix.buckets import Packing
+from agent_tunix.models._architecture import Architecture, Rotary
+from agent_tunix.models._families import FAMILIES, Family, Layer
+from agent_tunix.models._head import capped
 from agent_tunix.models._packing import packed, spread, taken
 from agent_tunix.types import Params
 
-ROPE_THETA = 1_000_000.0
-"""Tunix 0.1.7 ignores `rope_theta` of its config and always rotates with this base; so do we, to stay equal."""
-NORM_EPS = 1e-6
 MASKED = -1e30
+
+Rotation = tuple[Array, Array]
+"""Sine and cosine of rotary positions: `[... 1 head_dim/2]`, with an axis for heads."""
 
 
 class Shape(NamedTuple):
     """What parameters alone do not tell."""
 
-    heads: int
-    kv_heads: int
-    head_dim: int
+    architecture: Architecture
     dtype: Any = jnp.dtype("float32")
     """What is computed in; parameters keep their own."""
     remat: bool = False
@@ -46,9 +47,33 @@ class Shape(NamedTuple):
         return jax.checkpoint(layer) if self.remat else layer
 
     @property
+    def family(self) -> Family:
+        """What the family differs in."""
+        return FAMILIES[self.architecture.family]
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return self.architecture.heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key-value heads."""
+        return self.architecture.kv_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Of each head."""
+        return self.architecture.head_dim
+
+    @property
     def repeats(self) -> int:
         """Query heads that share one key-value head."""
         return self.heads // self.kv_heads
+
+    def window(self, layer: int) -> int:
+        """How many tokens a layer sees, the query's own included; 0 where all."""
+        return self.architecture.window if self.architecture.is_local(layer) else 0
 
 
 class KeysValues(NamedTuple):
@@ -74,41 +99,25 @@ class Prefix(NamedTuple):
     position: Int[Array, " prompts"]
 
 
-class Layer(NamedTuple):
-    """One layer's parameters, with the projections that attention reads joined into one product."""
-
-    attention_norm: Float[Array, " width"]
-    qkv: Float[Array, "width qkv"]
-    query_norm: Float[Array, " head_dim"]
-    key_norm: Float[Array, " head_dim"]
-    output: Float[Array, "heads_times_head_dim width"]
-    mlp_norm: Float[Array, " width"]
-    gate: Float[Array, "width mlp"]
-    up: Float[Array, "width mlp"]
-    down: Float[Array, "mlp width"]
-
-
-def layers(params: Params, dtype: jnp.dtype) -> list[Layer]:
+def layers(params: Params, shape: Shape) -> list[Layer]:
     """Joins the projections of every layer; called once per compiled program, outside its loops."""
+    family = shape.family
+
+    def cast(weight: Array) -> Array:
+        return weight.astype(shape.dtype)
 
     def joined(tree: Params) -> Layer:
-        attention, mlp = tree["attn"], tree["mlp"]
-        width = attention["q_proj"]["w"].shape[0]
-        flat = [attention[name]["w"].reshape(width, -1) for name in ("q_proj", "k_proj", "v_proj")]
-        layer = Layer(
-            attention_norm=tree["input_layernorm"]["w"],
-            qkv=jnp.concatenate(flat, axis=1),
-            query_norm=attention["q_norm"]["w"],
-            key_norm=attention["k_norm"]["w"],
-            output=attention["o_proj"]["w"].reshape(-1, width),
-            mlp_norm=tree["post_attention_layernorm"]["w"],
-            gate=mlp["gate_proj"]["kernel"],
-            up=mlp["up_proj"]["kernel"],
-            down=mlp["down_proj"]["kernel"],
-        )
-        return jax.tree.map(lambda weight: weight.astype(dtype), layer)
+        layer = family.layer(tree)
+        norms = {name: _norm_weight(value, shape) for name, value in layer._asdict().items() if name.endswith("norm")}
+        return jax.tree.map(cast, layer)._replace(**norms)
 
     return [joined(params["layers"][index]) for index in sorted(params["layers"])]
+
+
+def _norm_weight(weight: Array | None, shape: Shape) -> Array | None:
+    """What a norm multiplies by, which stays in float32."""
+    offset = shape.family.norm_offset
+    return weight if weight is None or not offset else offset + weight.astype(jnp.float32)
 
 
 def unembedding(params: Params) -> Float[Array, "vocab width"]:
@@ -126,27 +135,27 @@ def prefix(
 ) -> Prefix:
     """Computes every prompt once, for whatever follows."""
     mask, positions = prompt_mask[:, :-1], _positions(prompt_mask)
-    rotation = _rotation(positions[:, :-1], shape.head_dim)
+    rotations = _rotations(positions[:, :-1], shape)
     x = _embedded(params, shape, prompt_ids[:, :-1])
-    cache, stack = [], layers(params, shape.dtype)
-    advance = shape.saved(functools.partial(_prefix_layer, shape=shape))
+    cache, stack = [], layers(params, shape)
     for index, layer in enumerate(stack):
+        advance = shape.saved(functools.partial(_prefix_layer, shape=shape, window=shape.window(index)))
         # Of the last layer only keys and values are read.
-        x, keys_values = advance(x, layer, rotation, mask) if index < len(stack) - 1 else (x, None)
-        cache.append(keys_values or _keys_values(x, layer, shape, rotation))
+        x, keys_values = advance(x, layer, rotations[index], mask) if index < len(stack) - 1 else (x, None)
+        cache.append(keys_values or _keys_values(x, layer, shape, rotations[index]))
     return Prefix(cache, mask, prompt_ids[:, -1], positions[:, -1])
 
 
 def _prefix_layer(
-    x: Array, layer: Layer, rotation: tuple[Array, Array], mask: Array, shape: Shape
+    x: Array, layer: Layer, rotation: Rotation, mask: Array, shape: Shape, window: int
 ) -> tuple[Array, KeysValues]:
     queries, keys, values = _project(x, layer, shape, rotation)
     cache = KeysValues(_heads_first(keys), _heads_first(values))
-    x = x + _prefix_attention(queries, cache, mask, shape) @ layer.output
-    return x + _mlp(x, layer), cache
+    mixed = _prefix_attention(queries, cache, mask, shape, window) @ layer.output
+    return _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape), cache
 
 
-def _keys_values(x: Array, layer: Layer, shape: Shape, rotation: tuple[Array, Array]) -> KeysValues:
+def _keys_values(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> KeysValues:
     _, keys, values = _project(x, layer, shape, rotation)
     return KeysValues(_heads_first(keys), _heads_first(values))
 
@@ -165,12 +174,13 @@ def features(
     positions = before.position[:, None] + jnp.tile(jnp.arange(length), group)
     if packing is not None:
         inputs, positions = (taken(values.reshape(-1), packing.places) for values in (inputs, positions))
-    rotation = _rotation(positions, shape.head_dim)
+    rotations = _rotations(positions, shape)
     x = _embedded(params, shape, inputs)
-    advance = shape.saved(functools.partial(_completion_layer, shape=shape, grid=(prompts, group)))
-    for layer, keys_values in zip(layers(params, shape.dtype), before.layers, strict=True):
-        x = advance(x, layer, keys_values, rotation, before.mask, packing)
-    x = _final_norm(x, params)
+    for index, (layer, keys_values) in enumerate(zip(layers(params, shape), before.layers, strict=True)):
+        kind = {"shape": shape, "grid": (prompts, group), "window": shape.window(index)}
+        advance = shape.saved(functools.partial(_completion_layer, **kind))
+        x = advance(x, layer, keys_values, rotations[index], before.mask, packing)
+    x = _final_norm(x, params, shape)
     return x.reshape(prompts, group, length, -1) if packing is None else x
 
 
@@ -178,18 +188,19 @@ def _completion_layer(
     x: Array,
     layer: Layer,
     before: KeysValues,
-    rotation: tuple[Array, Array],
+    rotation: Rotation,
     mask: Array,
     packing: Packing | None,
     shape: Shape,
     grid: tuple[int, int],
+    window: int,
 ) -> Array:
     queries, keys, values = _project(x, layer, shape, rotation)
     if packing is not None:  # attention alone needs to know which tokens belong together
         queries, keys, values = (spread(y, packing).reshape(grid[0], -1, *y.shape[1:]) for y in (queries, keys, values))
-    mixed = _completion_attention(queries, keys, values, before, mask, shape, grid[1])
-    x = x + (mixed if packing is None else packed(mixed.reshape(-1, mixed.shape[-1]), packing)) @ layer.output
-    return x + _mlp(x, layer)
+    mixed = _completion_attention(queries, keys, values, before, mask, shape, grid[1], window)
+    mixed = (mixed if packing is None else packed(mixed.reshape(-1, mixed.shape[-1]), packing)) @ layer.output
+    return _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape)
 
 
 # --- Decoding ---------------------------------------------------------------------------------------------------------
@@ -222,24 +233,48 @@ def decoder(params: Params, shape: Shape, before: Prefix) -> Callable[..., tuple
       `(cache, tokens, index) -> (logits, cache)` with tokens `[prompts group]`, their slot in the cache, and logits
       `[prompts group vocab]` in float32.
     """
-    stack, head = layers(params, shape.dtype), unembedding(params).astype(shape.dtype)
+    head = unembedding(params).astype(shape.dtype)
+    return stepper(params, layers(params, shape), lambda x: _product(x, head), shape, before)
+
+
+def stepper(
+    params: Params,
+    stack: Sequence[Layer],
+    logits_of: Callable[[Array], Array],
+    shape: Shape,
+    before: Prefix,
+) -> Callable[..., tuple[Array, list[KeysValues]]]:
+    """The same from layers that are joined already, and from the function that turns features into logits."""
     prompts = [(layer.keys.swapaxes(2, 3), layer.values) for layer in before.layers]
 
     def step(cache: list[KeysValues], tokens: Array, index: Array) -> tuple[Array, list[KeysValues]]:
-        rotation = _rotation(before.position[:, None] + index, shape.head_dim)
-        live = jnp.arange(cache[0].values.shape[3]) <= index
+        rotations = _rotations(before.position[:, None] + index, shape)
         x, new = _embedded(params, shape, tokens), []
-        for layer, prompt, own in zip(stack, prompts, cache, strict=True):
-            queries, keys, values = _project(x, layer, shape, rotation)
+        for place, (layer, prompt, own) in enumerate(zip(stack, prompts, cache, strict=True)):
+            queries, keys, values = _project(x, layer, shape, rotations[place])
             own = KeysValues(
                 _written(own.keys, keys[..., None], index, 4), _written(own.values, values[..., None, :], index, 3)
             )
             new.append(own)
-            x = x + _decode_attention(queries, prompt, own, before.mask, live, shape) @ layer.output
-            x = x + _mlp(x, layer)
-        return _product(_final_norm(x, params), head), new
+            visible = _visible_in_decoding(before.mask, own.values.shape[3], index, shape.window(place))
+            mixed = _decode_attention(queries, prompt, own, *visible, shape) @ layer.output
+            x = _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape)
+        return capped(logits_of(_final_norm(x, params, shape)), shape.architecture.softcap), new
 
     return step
+
+
+def _visible_in_decoding(mask: Array, slots: int, index: Array, window: int) -> tuple[Array, Array]:
+    """What token number `index` of a completion sees of its prompt `[prompts tokens]`, and of the completion."""
+    own = jnp.arange(slots) <= index
+    if not window:
+        return mask, own
+    return mask & (_distances(mask) + index < window), own & (index - jnp.arange(slots) < window)
+
+
+def _distances(mask: Array) -> Array:
+    """How far the last prompt token, the first that completions feed, is behind each token of the prefix."""
+    return mask.shape[1] - jnp.arange(mask.shape[1])
 
 
 def _written(cache: Array, new: Array, index: Array, axis: int) -> Array:
@@ -255,12 +290,13 @@ def _decode_attention(
 ) -> Array:
     """Attention of one token per completion to its prompt and to itself: `[prompts group heads*head_dim]`."""
     prompts, group = queries.shape[:2]
-    queries = queries.reshape(prompts, group, shape.kv_heads, shape.repeats, shape.head_dim) * shape.head_dim**-0.5
+    queries = queries.reshape(prompts, group, shape.kv_heads, shape.repeats, shape.head_dim)
+    queries = queries * shape.architecture.scores_scale
     # On the prompt's side the group becomes further queries of the same keys.
     folded = queries.swapaxes(1, 2).reshape(prompts, shape.kv_heads, -1, shape.head_dim)
-    prompt_scores = jnp.where(mask[:, None, None], _scores("pkqd,pkdt->pkqt", folded, prompt[0]), MASKED)
+    prompt_scores = jnp.where(mask[:, None, None], _scores("pkqd,pkdt->pkqt", folded, prompt[0], shape), MASKED)
     prompt_scores = prompt_scores.reshape(prompts, shape.kv_heads, group, shape.repeats, -1).swapaxes(1, 2)
-    own_scores = jnp.where(live, _scores("pgkrd,pgkdt->pgkrt", queries, own.keys), MASKED)
+    own_scores = jnp.where(live, _scores("pgkrd,pgkdt->pgkrt", queries, own.keys, shape), MASKED)
     prompt_weights, own_weights, scale = _joint_softmax(prompt_scores, own_scores)
     prompt_weights = prompt_weights.swapaxes(1, 2).reshape(prompts, shape.kv_heads, group * shape.repeats, -1)
     mixed = jnp.einsum("pkqt,pktd->pkqd", prompt_weights.astype(shape.dtype), prompt[1])
@@ -277,53 +313,79 @@ def _positions(mask: Bool[Array, "prompts tokens"]) -> Int[Array, "prompts token
     return jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
 
 
-def _rotation(positions: Int[Array, "*batch"], head_dim: int) -> tuple[Array, Array]:
-    """Sine and cosine of the rotary embedding with an axis for heads."""
-    frequency = ROPE_THETA ** (-2.0 * jnp.arange(head_dim // 2, dtype=jnp.float32) / head_dim)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
+def _rotations(positions: Int[Array, "*batch"], shape: Shape) -> list[Rotation]:
+    """Rotations of every layer; layers of a kind share them."""
+    architecture = shape.architecture
+    found = {
+        rotary: _rotation(positions, rotary, architecture.head_dim)
+        for rotary in {_rotary(architecture, layer) for layer in range(architecture.layers)}
+    }
+    return [found[_rotary(architecture, layer)] for layer in range(architecture.layers)]
+
+
+def _rotary(architecture: Architecture, layer: int) -> Rotary:
+    return architecture.local_rotary if architecture.is_local(layer) else architecture.rotary
+
+
+def _rotation(positions: Int[Array, "*batch"], rotary: Rotary, head_dim: int) -> Rotation:
+    angle = positions[..., None, None].astype(jnp.float32) * rotary.frequencies(head_dim)
     return jnp.sin(angle), jnp.cos(angle)
 
 
-def _rotate(x: Float[Array, "*batch heads head_dim"], rotation: tuple[Array, Array]) -> Array:
+def _rotate(x: Float[Array, "*batch heads head_dim"], rotation: Rotation) -> Array:
     sine, cosine = rotation
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
 
 
-def _rms_norm(x: Array, weight: Array) -> Array:
+def _rms_norm(x: Array, weight: Array, shape: Shape) -> Array:
     wide = x.astype(jnp.float32)
-    normal = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + NORM_EPS)
+    normal = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + shape.architecture.norm_eps)
     return (normal * weight).astype(x.dtype)
 
 
+def _post(x: Array, weight: Array | None, shape: Shape) -> Array:
+    """The norm behind attention or MLP, where a family has one."""
+    return x if weight is None else _rms_norm(x, weight, shape)
+
+
 def _embedded(params: Params, shape: Shape, ids: Array) -> Array:
-    return params["embedder"]["input_embedding"][ids].astype(shape.dtype)
+    x = params["embedder"]["input_embedding"][ids].astype(shape.dtype)
+    return x * jnp.asarray(shape.architecture.width**0.5, shape.dtype) if shape.family.scaled_embedding else x
 
 
-def _final_norm(x: Array, params: Params) -> Array:
-    return _rms_norm(x, params["final_norm"]["w"])
+def _final_norm(x: Array, params: Params, shape: Shape) -> Array:
+    tree = params["final_norm"]
+    weight = _norm_weight(tree["w"] if "w" in tree else tree["scale"], shape)
+    return _rms_norm(x, weight, shape)  # pyright: ignore[reportArgumentType]
 
 
-def _mlp(x: Array, layer: Layer) -> Array:
+def _mlp(x: Array, layer: Layer, shape: Shape) -> Array:
     # Rows in one axis and two products instead of a joined one: otherwise XLA transposes and joins activations for the
     # gradient, which took a fifth of the update.
-    rows = _rms_norm(x, layer.mlp_norm).reshape(-1, x.shape[-1])
-    return ((jax.nn.silu(rows @ layer.gate) * (rows @ layer.up)) @ layer.down).reshape(x.shape)
+    rows = _rms_norm(x, layer.mlp_norm, shape).reshape(-1, x.shape[-1])
+    return ((shape.family.activation(rows @ layer.gate) * (rows @ layer.up)) @ layer.down).reshape(x.shape)
 
 
-def _scores(axes: str, queries: Array, keys: Array) -> Array:
-    return jnp.einsum(axes, queries, keys, preferred_element_type=jnp.float32)
+def _through_mlp(x: Array, layer: Layer, shape: Shape) -> Array:
+    return x + _post(_mlp(x, layer, shape), layer.mlp_post_norm, shape)
 
 
-def _project(x: Array, layer: Layer, shape: Shape, rotation: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+def _scores(axes: str, queries: Array, keys: Array, shape: Shape) -> Array:
+    scores = jnp.einsum(axes, queries, keys, preferred_element_type=jnp.float32)
+    return capped(scores, shape.architecture.attention_softcap)
+
+
+def _project(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> tuple[Array, Array, Array]:
     """Normalised, rotated queries and keys, and values: `[... heads head_dim]`."""
-    rows = _rms_norm(x, layer.attention_norm).reshape(-1, x.shape[-1])
-    y = (rows @ layer.qkv).reshape(*x.shape[:-1], -1, shape.head_dim)
+    rows = _rms_norm(x, layer.attention_norm, shape).reshape(-1, x.shape[-1])
+    y = rows @ layer.qkv if layer.bias is None else rows @ layer.qkv + layer.bias
+    y = y.reshape(*x.shape[:-1], -1, shape.head_dim)
     queries = y[..., : shape.heads, :]
     keys = y[..., shape.heads : shape.heads + shape.kv_heads, :]
     values = y[..., shape.heads + shape.kv_heads :, :]
-    queries = _rotate(_rms_norm(queries, layer.query_norm), rotation)
-    return queries, _rotate(_rms_norm(keys, layer.key_norm), rotation), values
+    queries, keys = _post(queries, layer.query_norm, shape), _post(keys, layer.key_norm, shape)
+    return _rotate(queries, rotation), _rotate(keys, rotation), values
 
 
 def _heads_first(x: Float[Array, "rows tokens heads head_dim"]) -> Float[Array, "rows heads tokens head_dim"]:
@@ -338,35 +400,45 @@ def _joint_softmax(first: Array, second: Array) -> tuple[Array, Array, Array]:
     return first, second, 1.0 / (first.sum(-1, keepdims=True) + second.sum(-1, keepdims=True))
 
 
-def _prefix_attention(queries: Array, cache: KeysValues, mask: Array, shape: Shape) -> Array:
+def _prefix_attention(queries: Array, cache: KeysValues, mask: Array, shape: Shape, window: int) -> Array:
     """Causal attention within the prefix: `[prompts tokens heads*head_dim]`."""
     prompts, length = queries.shape[:2]
     queries = queries.reshape(prompts, length, shape.kv_heads, shape.repeats, shape.head_dim).transpose(0, 2, 3, 1, 4)
-    queries = queries.reshape(prompts, shape.kv_heads, -1, shape.head_dim) * shape.head_dim**-0.5
-    scores = _scores("pkqd,pktd->pkqt", queries, cache.keys)
+    queries = queries.reshape(prompts, shape.kv_heads, -1, shape.head_dim) * shape.architecture.scores_scale
+    scores = _scores("pkqd,pktd->pkqt", queries, cache.keys, shape)
     scores = scores.reshape(prompts, shape.kv_heads, shape.repeats, length, length)
-    visible = jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, None, None, :]
+    visible = _causal(length, window) & mask[:, None, None, None, :]
     weights = jax.nn.softmax(jnp.where(visible, scores, MASKED), axis=-1).astype(shape.dtype)
     mixed = jnp.einsum("pkqt,pktd->pkqd", weights.reshape(prompts, shape.kv_heads, -1, length), cache.values)
     mixed = mixed.reshape(prompts, shape.kv_heads, shape.repeats, length, shape.head_dim)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(prompts, length, -1)
 
 
+def _causal(length: int, window: int) -> Bool[Array, "length length"]:
+    """Which keys a query sees of as many: those before it and itself, within the window."""
+    visible = jnp.ones((length, length), bool)
+    return jnp.tril(visible) & jnp.triu(visible, 1 - window) if window else jnp.tril(visible)
+
+
 def _completion_attention(
-    queries: Array, keys: Array, values: Array, before: KeysValues, mask: Array, shape: Shape, group: int
+    queries: Array, keys: Array, values: Array, before: KeysValues, mask: Array, shape: Shape, group: int, window: int
 ) -> Array:
     """Attention of completions to their shared prefix and causally to themselves: `[prompts group*tokens ...]`."""
     prompts, length, kv, dim = mask.shape[0], queries.shape[1] // group, shape.kv_heads, shape.head_dim
-    queries = queries.reshape(prompts, group, length, kv, shape.repeats, dim).transpose(0, 3, 1, 4, 2, 5) * dim**-0.5
+    queries = queries.reshape(prompts, group, length, kv, shape.repeats, dim).transpose(0, 3, 1, 4, 2, 5)
+    queries = queries * shape.architecture.scores_scale
     keys = keys.reshape(prompts, group, length, kv, dim).transpose(0, 3, 1, 2, 4)
     values = values.reshape(prompts, group, length, kv, dim).transpose(0, 3, 1, 2, 4)
     folded = (prompts, kv, group * shape.repeats * length)
-    prefix_scores = _scores("pkqd,pktd->pkqt", queries.reshape(*folded, dim), before.keys)
+    prefix_scores = _scores("pkqd,pktd->pkqt", queries.reshape(*folded, dim), before.keys, shape)
     prefix_scores = jnp.where(mask[:, None, None], prefix_scores, MASKED)
     prefix_scores = prefix_scores.reshape(*queries.shape[:-1], -1)
-    own_scores = _scores("pkgqd,pkgtd->pkgqt", queries.reshape(prompts, kv, group, -1, dim), keys)
+    if window:
+        near = jnp.arange(length)[:, None] + _distances(mask) < window
+        prefix_scores = jnp.where(near, prefix_scores, MASKED)
+    own_scores = _scores("pkgqd,pkgtd->pkgqt", queries.reshape(prompts, kv, group, -1, dim), keys, shape)
     own_scores = own_scores.reshape(*queries.shape[:-1], length)
-    own_scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), own_scores, MASKED)
+    own_scores = jnp.where(_causal(length, window), own_scores, MASKED)
     prefix_weights, own_weights, scale = _joint_softmax(prefix_scores, own_scores)
     prefix_weights = prefix_weights.astype(shape.dtype).reshape(*folded, -1)
     own_weights = own_weights.astype(shape.dtype).reshape(prompts, kv, group, -1, length)
