@@ -6,7 +6,7 @@ VENV ?= .venv
 PEERS ?= .venv-peers
 ARGS ?=
 # Processes of the suite, one per core; tests of a file stay together, because they share what they compile.
-SPREAD ?= -n auto --maxprocesses 4 --dist loadfile
+SPREAD ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 
 .PHONY: train test test-fast bench bench-peers fuzz lint docs clean

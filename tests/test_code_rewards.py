@@ -77,6 +77,15 @@ def test_tests_may_be_one_text_or_many(tests):
     assert passes_tests(WRONG_FOR_NEGATIVES, tests, credit="fraction") == 0.5
 
 
+def test_answers_that_arrive_together_are_all_read():
+    reader, writer = os.pipe()
+    os.write(writer, b'{"ready": {}}\n{"passed": 1}\n{"cut')
+    os.close(writer)
+    answers, soon = sandbox._Answers(reader), time.monotonic() + 10
+    assert [answers.next(soon) for _ in range(3)] == [{"ready": {}}, {"passed": 1}, None]
+    os.close(reader)
+
+
 def test_check_functions_get_the_entry_point():
     assert passes_tests(ADD, CHECK, "add") == 1.0
     assert passes_tests(ADD, CHECK + "check(add)\n") == 1.0

@@ -160,13 +160,14 @@ def _launched(requests: Any) -> Any:
 
 def _drain(process: Any) -> None:
     """Waits until the keepers of programs are gone too: they hold the same pipe until nothing of a program is left."""
-    for _ in _lines(process.stdout.fileno(), time.monotonic() + _CLEAR_S):
+    answers, until = _Answers(process.stdout.fileno()), time.monotonic() + _CLEAR_S
+    while answers.next(until) is not None:
         pass
 
 
 def _verdict(process: Any, patience_s: float, reports: list[Any] | None) -> Any:
-    lines = _lines(process.stdout.fileno(), time.monotonic() + _START_S)
-    ready = next(lines, None)
+    answers = _Answers(process.stdout.fileno())
+    ready = answers.next(time.monotonic() + _START_S)
     if ready is None:
         raise SandboxError(f"the sandbox did not start within {_START_S:.0f} s, or ended; see rewards.sandbox_report()")
     if "ready" not in ready:
@@ -174,7 +175,7 @@ def _verdict(process: Any, patience_s: float, reports: list[Any] | None) -> Any:
     _note(tuple(ready["ready"].items()))
     if reports is not None:
         reports.append(ready["ready"])
-    return _checked(next(_lines(process.stdout.fileno(), time.monotonic() + patience_s), None))
+    return _checked(answers.next(time.monotonic() + patience_s))
 
 
 def _checked(verdict: Any) -> Any:
@@ -183,18 +184,28 @@ def _checked(verdict: Any) -> Any:
     return verdict
 
 
-def _lines(descriptor: int, deadline: float) -> Any:
-    """JSON values, one a line, from a pipe until its end or a time."""
-    rest = b""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    while poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
-        chunk = os.read(descriptor, 1 << 16)
-        rest += chunk
-        if not chunk or len(rest) > _MAX_ANSWER:
-            return
-        *lines, rest = rest.split(b"\n")
-        yield from map(json.loads, lines)
+class _Answers:
+    """JSON values, one a line, from a pipe.
+
+    One reader for all lines: on a busy machine several of them arrive at once.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._rest = descriptor, b""
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def next(self, deadline: float) -> Any:
+        """The next value, or None at the end of the pipe or of the time."""
+        while b"\n" not in self._rest:
+            if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+                return None
+            chunk = os.read(self._descriptor, 1 << 16)
+            self._rest += chunk
+            if not chunk or len(self._rest) > _MAX_ANSWER:
+                return None
+        line, self._rest = self._rest.split(b"\n", 1)
+        return json.loads(line)
 
 
 @functools.cache
