@@ -55,7 +55,7 @@ $(VENV)/.has-test: $(VENV)/.has-torch
 # PyTorch, which the tests compare models of transformers with; where it cannot be had they are skipped.
 $(VENV)/.has-torch: constraints.txt | $(VENV)/.made
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
-	  --extra-index-url https://download.pytorch.org/whl/cpu $$(grep -E '^(torch|networkx)==' $<)
+	  --extra-index-url https://download.pytorch.org/whl/cpu $$(grep -E '^(torch|networkx|setuptools)==' $<)
 	@touch $@
 
 # PyTorch's wheels without CUDA have an index of their own, which is asked for nothing else.

@@ -12,7 +12,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "agent_tunix"
 
 ROOMS: dict[int, tuple[str, ...]] = {
-    0: ("text", "errors", "plain", "types", "runs", "sketch"),
+    0: ("text", "errors", "meshes", "plain", "types", "runs", "sketch"),
     1: ("batching", "buckets", "devices", "streams", "drawing", "advantages", "losses", "optimizers", "rewards"),
     2: (
         "tokenizers",
@@ -69,7 +69,7 @@ BORDERS = {
     "sentencepiece": {"tokenizers"},
     "safetensors": {"hugging_face"},
     "huggingface_hub": {"hugging_face"},
-    "kagglehub": {"hugging_face"},
+    "kagglehub": {"hugging_face", "tasks"},
     "hydra": {"config", "overrides", "recipes", "cli"},
     "omegaconf": {"config", "overrides", "recipes", "cli"},
     "matplotlib": {"reports"},

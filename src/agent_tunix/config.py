@@ -37,7 +37,8 @@ class DataConfig:
     task: str = "sorting"
     """A built-in task, or `file` for JSONL, CSV or Parquet rows of your own."""
     path: str | None = None
-    """Folder of `train.jsonl` and `test.jsonl` (gsm8k), or a file or folder of rows (file). None asks the hub."""
+    """Folder of `train.jsonl` and `test.jsonl` (gsm8k; None asks the hub), or rows (file): a file or folder of JSONL,
+    CSV or Parquet, `hf:ORGANISATION/NAME/CONFIG`, `tfds:NAME` or `kaggle:OWNER/NAME/FILE`."""
     level: int = 1
     """Difficulty of procedural tasks, from 1."""
     train_size: int = 20_000
@@ -261,6 +262,9 @@ class Config:
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    mesh: str = "data1"
+    """Devices that prompts are dealt to, each with a copy of the parameters: `data8` for eight. Numbers that are added
+    up over devices differ in their last bits from those of one, so a run goes on over as many as it began with."""
     seed: int = 0
     run_dir: str | None = None
     """Folder of the run; None makes a new one below `runs`. An existing run is resumed."""

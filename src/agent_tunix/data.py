@@ -13,11 +13,15 @@ from jaxtyping import Bool, Int32
 from agent_tunix import tasks
 from agent_tunix.errors import ConfigError, nearest, unknown
 from agent_tunix.tasks import DataError, gsm8k
+from agent_tunix.tasks import _remote as remote
 from agent_tunix.tasks._files import SUFFIXES, parsed, read
 from agent_tunix.tokenizers import Tokenizer
 from agent_tunix.types import Row
 
 logger = logging.getLogger(__name__)
+
+MESSAGES = "messages"
+"""Column of rows that hold a chat instead of a prompt alone."""
 
 
 class Dataset(NamedTuple):
@@ -90,12 +94,12 @@ def load(
       task: One of `names()`.
       path: For `gsm8k` a folder of `train.jsonl` and `test.jsonl`, or None for the hub. For `file` a JSONL, CSV or
         Parquet file, a tenth of whose prompts is held out by their hash, or a folder with such a file named `train`
-        and perhaps one named `test`; its columns `task` and `level` (a whole number) are kept. Unused by
-        procedural tasks.
+        and perhaps one named `test`, or a data set of a hub (`tasks/_remote.py`), of which the test or validation split
+        is held out. Columns `task` and `level` (a whole number) are kept. Unused by procedural tasks.
       level: Difficulty of procedural tasks.
       train_size: Training rows of procedural tasks; files are used whole.
       heldout_size: Held-out rows of procedural tasks; files are used whole.
-      prompt_column: Column of prompts in a file.
+      prompt_column: Column of prompts in a file; texts, or chats as lists of messages.
       answer_column: Column of reference answers in a file.
       demonstration_column: Column of solving completions in a file; it may be absent.
       malformed: `raise` or `skip` rows of gsm8k and files that cannot be read.
@@ -139,15 +143,29 @@ def _from_files(path: str | None, columns: tuple[str, str, str], malformed: str)
     """Reads a file, or a folder of them, and splits by hash what comes without test rows."""
     if path is None:
         raise ConfigError("data.task=file needs data.path, a JSONL, CSV or Parquet file or a folder with `train` in it")
-    train_path, test_path = _find_files(Path(path))
-    train, skipped = _read_rows(train_path, columns, malformed)
-    if test_path is None:
-        train, test = _split_by_hash(train, train_path)
+    (source, train, skipped), *others = _splits(path, malformed)
+    train, unusable = _mapped(source, train, columns, malformed)
+    skipped += unusable
+    if not others:
+        train, test = _split_by_hash(train, source)
     else:
-        test, skipped_test = _read_rows(test_path, columns, malformed)
-        skipped += skipped_test
+        ((source, test, unread),) = others
+        test, unusable = _mapped(source, test, columns, malformed)
+        skipped += unread + unusable
     _fill_columns([*train, *test])
     return _checked(train, test, skipped=skipped)
+
+
+_Split = tuple[str, list[tuple[str, dict[str, Any]]], int]
+"""Where rows come from, the rows with their places, and how many could not be read."""
+
+
+def _splits(path: str, malformed: str) -> list[_Split]:
+    """The training rows, and those held out if they are kept apart, as they stand in files or on a hub."""
+    found = remote.load(path) if remote.is_remote(path) else Path(path)
+    if isinstance(found, Path):
+        return [(str(file), *read(file, malformed=malformed)) for file in _find_files(found) if file is not None]
+    return [(path, rows, 0) for rows in found if rows is not None]
 
 
 def _find_files(path: Path) -> tuple[Path, Path | None]:
@@ -167,9 +185,10 @@ def _find_files(path: Path) -> tuple[Path, Path | None]:
     return found["train"][0], found["test"][0] if found["test"] else None
 
 
-def _read_rows(path: Path, columns: tuple[str, str, str], malformed: str) -> tuple[list[dict[str, Any]], int]:
-    """Rows of one file in the package's own columns, and the number of malformed ones."""
-    records, skipped = read(path, malformed=malformed)
+def _mapped(
+    source: str, records: list[tuple[str, dict[str, Any]]], columns: tuple[str, str, str], malformed: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Rows in the package's own columns, and the number of malformed ones."""
     there = {column: None for _, record in records for column in record}
     # `demonstration` is this package's own name and may be absent; any other name was asked for.
     required = columns if columns[2] != "demonstration" else columns[:2]
@@ -178,14 +197,17 @@ def _read_rows(path: Path, columns: tuple[str, str, str], malformed: str) -> tup
             near = nearest(column, there)
             hint = f" (did you mean `{near}`?)" if near else ""
             found = ", ".join(map(str, there)) or "none"
-            raise DataError(f"{path} has no column `{column}`{hint}; set data.{key}_column to one of: {found}")
+            raise DataError(f"{source} has no column `{column}`{hint}; set data.{key}_column to one of: {found}")
     good, unusable = parsed(records, lambda record: _own_columns(record, columns), malformed=malformed)
-    return [row for _, row in good], skipped + unusable
+    return [row for _, row in good], unusable
 
 
 def _own_columns(record: dict[str, Any], columns: tuple[str, str, str]) -> dict[str, Any]:
     """Renames the mapped columns and checks what the package relies on; raises ValueError with the reason."""
     prompt, answer, demonstration = (record.get(column) for column in columns)
+    chat = {}
+    if isinstance(prompt, list):
+        prompt, chat = _asked(prompt), {MESSAGES: prompt}
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f"column `{columns[0]}` is {prompt!r}, not a text")
     if not isinstance(answer, str | int | float) or isinstance(answer, bool) or not _spelled(answer):
@@ -193,13 +215,28 @@ def _own_columns(record: dict[str, Any], columns: tuple[str, str, str]) -> dict[
     if demonstration is not None and not isinstance(demonstration, str):
         raise ValueError(f"column `{columns[2]}` is {demonstration!r}, not a text")
     others = {column: value for column, value in record.items() if column not in columns}
-    return others | {
-        "prompt": prompt,
-        "answer": _spelled(answer),
-        "demonstration": demonstration or None,
-        "task": str(others.get("task") or "file"),
-        "level": _level(others.get("level")),
-    }
+    return (
+        others
+        | chat
+        | {
+            "prompt": prompt,
+            "answer": _spelled(answer),
+            "demonstration": demonstration or None,
+            "task": str(others.get("task") or "file"),
+            "level": _level(others.get("level")),
+        }
+    )
+
+
+def _asked(messages: list[Any]) -> str:
+    """What the user says last in a chat."""
+    for message in messages:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise ValueError(f"a message of its chat is {message!r}, without a role and a content")
+    asked = [message["content"] for message in messages if message["role"] == "user"]
+    if not asked:
+        raise ValueError("its chat has no message of a user")
+    return asked[-1]
 
 
 def _spelled(answer: str | int | float) -> str:
@@ -214,11 +251,11 @@ def _level(value: Any) -> int:
     return int(value) if isinstance(value, int | str) and str(value).isdecimal() else 1
 
 
-def _split_by_hash(rows: list[dict[str, Any]], path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _split_by_hash(rows: list[dict[str, Any]], source: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Holds out the prompts whose hash is in the lowest tenth, and at least one prompt."""
     prompts = {row["prompt"] for row in rows}
     if len(prompts) < 2:
-        raise DataError(f"{path} has {len(prompts)} usable prompts; at least 2 are needed to hold one out")
+        raise DataError(f"{source} has {len(prompts)} usable prompts; at least 2 are needed to hold one out")
     held = {prompt for prompt in prompts if tasks.is_heldout(prompt)} or {min(prompts, key=tasks.split_hash)}
     if held == prompts:
         held = held - {max(prompts, key=tasks.split_hash)}

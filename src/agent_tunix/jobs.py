@@ -247,6 +247,7 @@ def _unhealthy_line(path: Path, step: int, stop_on: str) -> str:
 def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool]) -> None:
     config = shop.config
     recipe, (optimizer, schedule) = recipes.recipe(config), workshop.optimizer(config)
+    mesh = workshop.mesh(config)
     eval_samples = len(shop.dataset.heldout[: config.evaluation.rows])
     run.write_reward(watching.facts(recipe.reward, eval_samples))
     monitor = watching.monitor(config, recipe.reward, run, display, eval_samples=eval_samples)
@@ -264,7 +265,7 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked:
             recipe,
             optimizer,
             schedule,
-            sample=workshop.sampler(shop),
+            sample=workshop.sampler(shop, mesh=mesh),
             batches=data.batches(shop.dataset.train, size=config.training.prompts_per_batch, seed=config.seed),
             evaluate=workshop.evaluator(shop),
             plan=workshop.plan(config, shop.architecture),
@@ -273,6 +274,7 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked:
             should_stop=watching.stopping(asked, monitor, config.training.stop_on),
             observer=monitor,
             show=show,
+            mesh=mesh,
         )
         manager.wait()
     finally:

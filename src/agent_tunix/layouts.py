@@ -6,6 +6,7 @@ Rewards, samples and reports go on to see the prompt of the row alone.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from agent_tunix.data import MESSAGES
 from agent_tunix.errors import ConfigError, ModelError
 from agent_tunix.types import Row
 
@@ -17,9 +18,6 @@ ANSWER_FORMAT = (
     "and </answer>."
 )
 """The system prompt that `data.system_prompt=auto` gives to pretrained models."""
-
-MESSAGES = "messages"
-"""Column of rows that hold a chat of their own instead of a prompt."""
 
 
 class Chats(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from agent_tunix import advantages, buckets, data, lookup, losses, rewards, tasks, text
+from agent_tunix import advantages, buckets, data, lookup, losses, meshes, rewards, tasks, text
 from agent_tunix.config import Config, LossConfig, RewardConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.plain import flatten
@@ -141,7 +141,7 @@ def _check_bounds(values: Mapping[str, Any]) -> None:
 
 def _check_portions(config: Config) -> None:
     """Whole groups are dealt out evenly, so every division has to come out even."""
-    training = config.training
+    training, devices = config.training, _devices(config)
     prompts = training.prompts_per_batch
     for key, number, whole in (
         ("sampling.rollout_microbatches", config.sampling.rollout_microbatches, prompts),
@@ -151,10 +151,28 @@ def _check_portions(config: Config) -> None:
             what = "prompts of a minibatch" if whole != prompts else "prompts (training.prompts_per_batch)"
             raise ConfigError(f"{key} is {number}, which does not divide {whole} {what}; choose a divisor of {whole}")
     lengths = config.data.max_prompt_tokens, config.sampling.max_completion_tokens
+    for what, number in (
+        ("prompts of a minibatch", prompts // training.minibatches),
+        ("prompts of a rollout part", prompts // config.sampling.rollout_microbatches),
+    ):
+        if number % devices:
+            raise ConfigError(f"mesh is {config.mesh}, which does not divide {number} {what}; choose a divisor")
+    own = prompts // training.minibatches // devices
     try:
-        buckets.cut_of(training.microbatches or 1, prompts // training.minibatches, training.group_size, *lengths)
+        buckets.cut_of(training.microbatches or 1, own, training.group_size, *lengths)
     except ValueError as error:
         raise ConfigError(f"training.microbatches is {training.microbatches}: {error}") from error
+
+
+def _devices(config: Config) -> int:
+    """Over how many devices prompts are dealt."""
+    axes = meshes.mesh(config.mesh)
+    if axes.devices != axes.data:
+        raise ConfigError(
+            f"mesh is {config.mesh}, but training deals prompts over `data` alone so far; write data{axes.devices}, or "
+            "see what fsdp and tp would do with `agent-tunix plan`"
+        )
+    return axes.data
 
 
 def _check_combinations(config: Config) -> None:

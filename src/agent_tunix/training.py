@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from agent_tunix import advantages, components, measures, runs
+from agent_tunix import advantages, components, devices, measures, runs
 from agent_tunix.ahead import Ahead, InLine
 from agent_tunix.checkpoints import Checkpoints
 from agent_tunix.collecting import Batches, Clock, Record, Scored, collect
@@ -130,6 +131,7 @@ def fit(
     should_stop: Callable[[], str] = lambda: "",
     observer: Observer = UNOBSERVED,
     show: Callable[[dict[str, Any], dict[str, float]], None] = lambda row, timing: None,
+    mesh: Mesh | None = None,
 ) -> tuple[Parameters, Progress]:
     """Trains a policy with GRPO, going on from the newest checkpoint if there is one.
 
@@ -148,6 +150,7 @@ def fit(
       should_stop: Asked after every batch; a word saves and returns, and is the reason.
       observer: Sees every row before it is logged, those of an earlier session included.
       show: Called with every row of metrics and its timings.
+      mesh: Devices that prompts are dealt to (`devices`), those of `sample`.
 
     Returns:
       Trained parameters and the progress made.
@@ -158,13 +161,14 @@ def fit(
       RewardError: If the reward breaks its contract or its graders are down; the state has been saved.
     """
     keys = jax.random.split(jax.random.key(plan.seed))
-    shares = {"temperature": plan.temperature, "streams": plan.streams}
+    shares = {"temperature": plan.temperature, "streams": plan.streams, "mesh": mesh}
+    parameters = devices.everywhere(mesh, parameters)
     update = updater(policy, recipe.loss, optimizer, microbatches=plan.microbatches, **shares)
     parts = plan.minibatches * plan.microbatches
     reference = reference_logprobs(policy, parameters, parts=parts, **shares) if recipe.needs_reference else None
     advantage = jax.jit(recipe.advantage)
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
-    state = TrainState(trainable, optimizer.init(trainable), recipe.shaping.init())
+    state = TrainState(trainable, devices.everywhere(mesh, optimizer.init(trainable)), recipe.shaping.init())
     state, progress = _restore(state, batches, run, checkpoints)
     behind = checkpoints.restore_behind(state.trainable) if plan.rollouts_ahead else None
     observer.replay(runs.read_metrics(run.path))

@@ -13,15 +13,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from agent_tunix import (
     buckets,
     checkpoints,
     data,
+    devices,
     evaluation,
     hugging_face,
     layouts,
+    meshes,
     models,
     optimizers,
     recipes,
@@ -32,7 +35,7 @@ from agent_tunix import (
     training,
 )
 from agent_tunix.config import Config
-from agent_tunix.errors import ModelError, RunError
+from agent_tunix.errors import ConfigError, ModelError, RunError
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.sampling import Distribution, Sample
 from agent_tunix.tokenizers import CharacterTokenizer, Tokenizer
@@ -107,8 +110,8 @@ def _pretrained(folder: Path) -> tuple[Tokenizer, models.Architecture]:
     return tokenizer, architecture
 
 
-def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
-    """The configured sampler, or its greedy twin."""
+def sampler(shop: Workshop, *, greedy: bool = False, mesh: Mesh | None = None) -> Sample:
+    """The configured sampler, or its greedy twin; over a mesh where one is given."""
     data_config, config = shop.config.data, shop.config.sampling
     distribution = Distribution(config.temperature, config.top_k, config.top_p, config.min_p)
     return sampling.sampler(
@@ -121,6 +124,7 @@ def sampler(shop: Workshop, *, greedy: bool = False) -> Sample:
         distribution=Distribution(temperature=0.0) if greedy else distribution,
         streams=config.streams or streams(shop.architecture),
         layout=shop.layout,
+        mesh=mesh,
     )
 
 
@@ -161,6 +165,23 @@ def check_prompts(shop: Workshop) -> None:
         )  # fmt: skip
 
 
+def mesh(config: Config) -> Mesh | None:
+    """The devices of `mesh`, or None for one.
+
+    Raises:
+      ConfigError: If there are fewer.
+    """
+    number, there = meshes.mesh(config.mesh).data, jax.devices()
+    if number == 1:
+        return None
+    if number > len(there):
+        raise ConfigError(
+            f"mesh is {config.mesh}, but JAX sees {len(there)} devices ({there[0].platform}); ask for as many, or "
+            f"simulate them on a CPU with XLA_FLAGS=--xla_force_host_platform_device_count={number}"
+        )
+    return Mesh(np.array(there[:number]), (devices.AXIS,))
+
+
 def plan(config: Config, architecture: models.Architecture) -> training.Plan:
     """The length and the portions of training."""
     settings, threads = config.training, config.training.streams or streams(architecture)
@@ -191,7 +212,8 @@ def _microbatches(config: Config, threads: int) -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
-    settings, prompts = config.training, config.training.prompts_per_batch // config.training.minibatches
+    settings, shares = config.training, config.training.minibatches * meshes.mesh(config.mesh).data
+    prompts = settings.prompts_per_batch // shares
     lengths = config.data.max_prompt_tokens, config.sampling.max_completion_tokens
     wanted = prompts * (lengths[0] + settings.group_size * lengths[1]) / CACHED_TOKENS * threads
     most = prompts * settings.group_size

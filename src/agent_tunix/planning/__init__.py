@@ -3,11 +3,12 @@
 `plan` is arithmetic only; nothing is compiled or allocated. `agent-tunix plan` prints it.
 """
 
+from agent_tunix.meshes import Mesh, mesh
 from agent_tunix.planning._devices import DEVICES, Device
 from agent_tunix.planning._estimate import Forecast, Plan, largest_prompts, plan
 from agent_tunix.planning._memory import Memory, memory
 from agent_tunix.planning._network import Collective, collectives
-from agent_tunix.planning._setting import Mesh, Setting, mesh, read
+from agent_tunix.planning._setting import Setting, read
 from agent_tunix.planning._sizes import Sizes, from_tunix, model_sizes, tunix_models
 from agent_tunix.planning._text import table, to_json
 from agent_tunix.planning._work import Work, reference, rollout, update

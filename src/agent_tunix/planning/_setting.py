@@ -1,6 +1,5 @@
 """What is planned: a model, a batch, a mesh, and the words of the command line that say so."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -8,56 +7,13 @@ from typing import NamedTuple
 from agent_tunix import buckets, overrides, recipes
 from agent_tunix.config import Config, ModelConfig
 from agent_tunix.errors import ConfigError, unknown
+from agent_tunix.meshes import Mesh, mesh
 from agent_tunix.planning._devices import DEVICES, Device
 from agent_tunix.planning._sizes import Sizes, model_sizes, tunix_models
 
 DTYPES = {"float32": 4, "bfloat16": 2}
 """Data types that are computed in, and their bytes."""
 SIZE_KEYS = ("name", "layers", "width", "heads", "kv_heads", "head_dim", "mlp")
-
-
-class Mesh(NamedTuple):
-    """Devices along three axes.
-
-    Attributes:
-      data: Copies of everything; each takes a share of the prompts.
-      fsdp: Shares of the state and of the prompts; weights are gathered to be used.
-      tp: Shares of heads, MLP and vocabulary.
-    """
-
-    data: int = 1
-    fsdp: int = 1
-    tp: int = 1
-
-    @property
-    def devices(self) -> int:
-        """All of them."""
-        return self.data * self.fsdp * self.tp
-
-    @property
-    def rows(self) -> int:
-        """Shares that a batch of prompts is cut into."""
-        return self.data * self.fsdp
-
-
-def mesh(word: str) -> Mesh:
-    """The mesh that a word means.
-
-    Args:
-      word: Axes with their sizes, joined by `x`; axes left out have size 1.
-
-    Raises:
-      ConfigError: If it means none.
-
-    Examples:
-      >>> mesh("fsdp4xtp2")
-      Mesh(data=1, fsdp=4, tp=2)
-    """
-    found = re.findall(r"(data|fsdp|tp)([1-9][0-9]*)", word)
-    axes = {axis: int(size) for axis, size in found}
-    if "x".join(axis + size for axis, size in found) != word or len(axes) != len(found):
-        raise ConfigError(f"mesh is `{word}`; join axes and sizes by x, such as fsdp4, tp8 or data2xfsdp4xtp2")
-    return Mesh(**axes)
 
 
 class Setting(NamedTuple):
