@@ -86,8 +86,7 @@ def teacher_forced(architecture, params, ids, prompt=5):
     mask = np.arange(padded.shape[1]) >= 3
     mask = np.broadcast_to(mask, padded.shape)
     features = policy.features(params, jnp.asarray(padded), jnp.asarray(mask), jnp.asarray(ids[:, None, prompt:]))
-    logits = features[:, 0] @ policy.unembedding(params).T
-    return np.asarray(policy.softcap * jnp.tanh(logits / policy.softcap) if policy.softcap else logits)
+    return np.asarray(policy.logits(params, features)[:, 0])
 
 
 def test_logits_are_those_of_transformers(loaded, tokens):

@@ -165,7 +165,7 @@ def comparison(
     def compiled(new: Params, old: Params, batch: tuple) -> tuple[Array, ...]:
         def of_prompt(part: tuple) -> tuple[Array, ...]:
             *tokens, mask = (x[None] for x in part)
-            logits = [policy.features(p, *tokens) @ policy.unembedding(p).T / temperature for p in (new, old)]
+            logits = [policy.logits(p, policy.features(p, *tokens)) / temperature for p in (new, old)]
             log_p, log_q = (jax.nn.log_softmax(x) for x in logits)
             exact = (jnp.exp(log_p) * (log_p - log_q)).sum(-1)
             ratio = jnp.take_along_axis(log_p - log_q, tokens[-1][..., None], -1)[..., 0]

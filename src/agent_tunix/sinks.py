@@ -5,16 +5,17 @@ is slow, unreachable or broken neither slows training nor ends it; what it misse
 """
 
 import contextlib
+import importlib.util
 import json
 import logging
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agent_tunix import lookup
+from agent_tunix import lookup, runs
 from agent_tunix.config import Config
 from agent_tunix.errors import ConfigError
 from agent_tunix.plain import plain
@@ -88,8 +89,6 @@ def _opener(name: str, config: Config, path: Path) -> Callable[[], Sink]:
 
 
 def _require(name: str, package: str) -> None:
-    import importlib.util
-
     if importlib.util.find_spec(package) is None:
         raise ConfigError(f"logging.sinks has {name}, which needs the package {package}: pip install {package}")
 
@@ -176,7 +175,7 @@ def _wandb(config: Config, path: Path) -> Sink:
         dir=str(path),
         id=_kept(path, "wandb", lambda: uuid.uuid4().hex[:8]),
         resume="allow",
-        config=_settings(path),
+        config=dict(runs.read_config(path)),
         settings=wandb.Settings(silent=True),
     )
     # Steps of their own axis: a resumed run repeats the steps behind its checkpoint, which `step=` would refuse.
@@ -188,7 +187,7 @@ def _trackio(config: Config, path: Path) -> Sink:
     """Trackio, whose numbers stay on this machine unless its own settings say otherwise."""
     import trackio
 
-    trackio.init(project=config.logging.project, name=path.name, config=_settings(path), resume="allow")
+    trackio.init(project=config.logging.project, name=path.name, config=dict(runs.read_config(path)), resume="allow")
     return Sink(lambda numbers, step: trackio.log(dict(numbers), step=step), trackio.finish)
 
 
@@ -216,12 +215,6 @@ TRACKERS: Mapping[str, tuple[str, Callable[[Config, Path], Sink]]] = {
 """Names in `logging.sinks`, the package that each needs, and what opens it."""
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    from agent_tunix import runs
-
-    return dict(runs.read_config(path))
-
-
 def _kept(path: Path, tracker: str, made: Callable[[], str]) -> str:
     """The id that a tracker knows the run by, from an earlier start or made now."""
     file = path / KEPT
@@ -230,8 +223,3 @@ def _kept(path: Path, tracker: str, made: Callable[[], str]) -> str:
         ids[tracker] = made()
         file.write_text(json.dumps(ids) + "\n", encoding="utf-8")
     return ids[tracker]
-
-
-def names() -> Sequence[str]:
-    """The trackers that the package knows."""
-    return sorted(TRACKERS)

@@ -35,9 +35,6 @@ BESIDE = (
 )  # fmt: skip
 """Files that go with the weights and that training does not change."""
 
-PREFIXES = ("", "language_model.", "model.language_model.")
-"""What may stand before the names of a language model's tensors: nothing, or where it is part of a larger model."""
-
 
 def read_architecture(folder: str | Path) -> Architecture:
     """The architecture of a model folder, from its `config.json`.

@@ -21,7 +21,7 @@ from agent_tunix.models import _decoder, _module
 from agent_tunix.models._adapters import FIRST, folded, input_axis, with_factors
 from agent_tunix.models._architecture import Architecture, Llama3Scaling, Rotary
 from agent_tunix.models._families import FAMILIES, Family
-from agent_tunix.models._head import token_logprobs
+from agent_tunix.models._head import capped, token_logprobs
 from agent_tunix.models._packing import spread
 from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params
@@ -89,6 +89,12 @@ class Policy(NamedTuple):
     ) -> Float[Array, "prompts group tokens width"]:
         """Teacher-forced features of completions from their prompts."""
         return self.continued(params, self.prefix(params, prompt_ids, prompt_mask), completion_ids, None)
+
+    def logits(
+        self, params: Params, features: Float[Array, "prompts group tokens width"]
+    ) -> Float[Array, "prompts group tokens vocab"]:
+        """All logits of features, capped where the model caps them; large, so for a few completions at a time."""
+        return capped(features @ self.unembedding(params).T, self.softcap)
 
     def logprobs(
         self,
