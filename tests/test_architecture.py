@@ -45,6 +45,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
         "recipes",
         "overrides",
         "workshop",
+        "policies",
         "planning",
         "watching",
         "sinks",

@@ -90,3 +90,18 @@ def test_one_update_by_hand():
     # Second, gradient 0: m = 0.5 * 0.25 / 0.75 = 1/6; v = 0.75 * 0.0625 / 0.4375 = 3/28.
     step, _ = optimizer.update({"w": jnp.zeros(())}, state, params)
     assert step["w"] == pytest.approx(-0.1 * (1 / 6) / (math.sqrt(3 / 28) + 1), abs=1e-7)
+
+
+def test_the_first_moment_alone_is_kept_in_fewer_bits():
+    params = {"w": jnp.ones((3,))}
+    ends = []
+    for dtype in ("float32", "bfloat16"):
+        optimizer = adamw(optax.constant_schedule(0.01), mu_dtype=dtype)
+        state, weights = optimizer.init(params), params
+        for number in range(20):
+            updates, state = optimizer.update({"w": jnp.asarray([0.3, -0.7, 0.1 * number])}, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        moments = state[1][0]
+        assert (moments.mu["w"].dtype, moments.nu["w"].dtype) == (jnp.dtype(dtype), jnp.float32)
+        ends.append(weights["w"])
+    assert 0 < float(jnp.abs(ends[0] - ends[1]).max()) < 2e-3

@@ -104,6 +104,17 @@ def test_state_is_sixteen_bytes_a_parameter_and_six_under_low_rank():
     assert planning.memory(BIG).state["reference"] == 4 * QWEN.parameters
 
 
+def test_a_quantised_backbone_holds_half_a_byte_a_weight_and_its_scales():
+    setting = BIG._replace(lora_rank=8, dtype="bfloat16")
+    few = setting._replace(quantize="nf4", mu_dtype="bfloat16")
+    projections = QWEN.layers * QWEN.matrices
+    saved = planning.memory(setting).state["parameters"] - planning.memory(few).state["parameters"]
+    assert saved == pytest.approx(projections * (2 - 0.5 - 2 / 64))
+    assert planning.memory(few).state["optimizer"] == pytest.approx(6 * QWEN.adapters(8))
+    kept = [planning.memory(one).phases["update"]["weights kept for prompts"] for one in (setting, few)]
+    assert kept == [2 * projections, 0]
+
+
 def test_cache_is_two_vectors_per_layer_and_token():
     phase = planning.memory(STEP).phases["rollout"]
     assert phase["cache of prompts"] == 2 * 2 * 2 * 4 * (2 * 4)  # two vectors of 2 in 2 layers, 4 bytes, 8 tokens

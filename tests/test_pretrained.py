@@ -1,16 +1,18 @@
 """Whole runs that start from a model folder: train, go on, sample, export, and what is said when it cannot be."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from agent_tunix import cli, hugging_face, jobs, models, overrides, runs, workshop
-from agent_tunix.errors import ModelError, RunError
+from agent_tunix import cli, hugging_face, jobs, models, overrides, policies, recipes, runs, workshop
+from agent_tunix.errors import AgentTunixError, ConfigError, ModelError, RunError
 from agent_tunix.tokenizers import CharacterTokenizer
 
 SIZES = {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp": 32}
@@ -96,7 +98,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(origin, whole, tm
 def test_every_family_trains_and_exports(family, rank, tmp_path):
     folder = folder_of(tmp_path / "model", family)
     run = trained(folder, tmp_path / "run", f"model.lora_rank={rank}", "training.steps=1")
-    out = jobs.export_run(run.path, tmp_path / "out")
+    out = policies.export(run.path, tmp_path / "out")
     assert hugging_face.read_architecture(out) == hugging_face.read_architecture(folder)
     before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     assert set(before) == set(after)
@@ -104,14 +106,14 @@ def test_every_family_trains_and_exports(family, rank, tmp_path):
     projections = {name for name in before if name.endswith("_proj.weight")}
     assert changed and (changed <= projections if rank else changed >= projections)
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    start = jobs.export_run(run.path, tmp_path / "start", checkpoint=0)
+    start = policies.export(run.path, tmp_path / "start", checkpoint=0)
     same = load_file(start / "model.safetensors")
     assert all(same[name].tobytes() == tensor.tobytes() for name, tensor in before.items())
 
 
 def test_an_exported_run_is_the_policy_of_the_run(whole, tmp_path):
-    out = jobs.export_run(whole, tmp_path / "out")
-    shop, parameters = jobs.load(whole)
+    out = policies.export(whole, tmp_path / "out")
+    shop, parameters = policies.load(whole)
     _, params = hugging_face.load(out)
     assert models.params_sha256(params) == models.params_sha256(jax.device_get(models.merged(parameters)))
     again = overrides.load([f"model.weights={out}", *SHORT])
@@ -127,7 +129,7 @@ def test_the_built_in_policy_exports_with_its_tokenizer(tmp_path, capsys):
     jobs.train(overrides.load([f"run_dir={tmp_path / 'run'}", "training.steps=1", *SHORT, *words]))
     assert cli.main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "out"), "--dtype", "bfloat16"]) == 0
     assert str(tmp_path / "out") in capsys.readouterr().out
-    shop, _ = jobs.load(tmp_path / "run")
+    shop, _ = policies.load(tmp_path / "run")
     architecture, params = hugging_face.load(tmp_path / "out")
     assert architecture == shop.architecture
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"bfloat16"}
@@ -138,7 +140,7 @@ def test_the_built_in_policy_exports_with_its_tokenizer(tmp_path, capsys):
 
 def test_half_precision_keeps_the_frozen_backbone_in_it(origin, tmp_path):
     run = trained(origin, tmp_path / "run", "model.lora_rank=2", "model.dtype=bfloat16", "training.steps=1")
-    _, parameters = jobs.load(run.path)
+    _, parameters = policies.load(run.path)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(parameters.frozen)} == {"bfloat16"}
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(parameters.trainable)} == {"float32"}
     whole = models.folded(models.merged(parameters))
@@ -253,3 +255,69 @@ def test_the_default_of_accelerators_resolves(capsys):
     assert "weights: hf:google/gemma-3-270m-it" in capsys.readouterr().out
     config = overrides.load(["model=gemma3_270m"])
     assert dataclasses.asdict(config.model)["lora_rank"] > 0
+
+
+# --- A backbone in fewer bits -----------------------------------------------------------------------------------------
+
+
+def test_a_quantised_run_goes_on_to_the_same_parameters_and_exports_what_it_was(origin, tmp_path, monkeypatch):
+    words = ["model.lora_rank=2", "model.quantize=nf4", "training.steps=2"]
+    straight = trained(origin, tmp_path / "straight", *words)
+    asked = iter([False, True])
+    monkeypatch.setattr(jobs, "stop_signals", lambda: contextlib.nullcontext(lambda: next(asked, True)))
+    trained(origin, tmp_path / "run", *words)
+    assert runs.read_summary(tmp_path / "run") is None
+    monkeypatch.undo()
+    again = trained(origin, tmp_path / "run", *words)
+    assert again.summary["params_sha256"] == straight.summary["params_sha256"]
+    shop, parameters = policies.load(straight.path)
+    out = policies.export(straight.path, tmp_path / "out")
+    exported = hugging_face.load(out)[1]
+    batch = jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3), bool), jnp.arange(4).reshape(1, 1, 4)
+    logprobs = jax.jit(shop.policy.logprobs)
+    got, wanted = (logprobs(params, *batch)[0] for params in (exported, models.merged(parameters)))
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    before, after = load_file(origin / "model.safetensors"), load_file(out / "model.safetensors")
+    same = {name for name in before if before[name].tobytes() == after[name].tobytes()}
+    assert same == {name for name in before if not name.endswith("_proj.weight")}
+
+
+def test_fewer_bits_without_factors_are_refused():
+    with pytest.raises(ConfigError, match=r"model.quantize is nf4, .* set model.lora_rank"):
+        recipes.validate(overrides.load(["model.quantize=nf4"]))
+    with pytest.raises(ConfigError, match=r"unknown model.quantize `fp3`"):
+        recipes.validate(overrides.load(["model.quantize=fp3", "model.lora_rank=2"]))
+
+
+# --- Runs that start from runs ----------------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_a_checkpoint_of_another(whole, tmp_path):
+    first = policies.load(whole, 3)[1]
+    run = trained(f"run:{whole}@3", tmp_path / "run", "training.steps=1", f"cache_dir={tmp_path / 'cache'}")
+    start = policies.load(run.path, 0)[1].trainable
+    assert models.params_sha256(start) == models.params_sha256(jax.device_get(models.merged(first)))
+    assert models.params_sha256(policies.load(run.path)[1].trainable) != models.params_sha256(start)
+
+
+def test_the_newest_and_the_best_checkpoint_have_names(whole, tmp_path):
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    newest, best, fourth = (
+        policies.workshop_of(overrides.load([f"model.weights=run:{whole}{which}", cache, *SHORT])).origin
+        for which in ("", "@best", "@4")
+    )
+    assert newest == fourth and best.parent == newest.parent
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ("run:{whole}@last", "ends in @last; write @STEP or @best"),
+        ("run:{whole}@77", "no checkpoint of step 77"),
+        ("run:{missing}", "is not a run"),
+    ],
+)
+def test_weights_of_a_run_that_are_not_there_are_named(weights, sentence, whole, tmp_path):
+    given = weights.format(whole=whole, missing=tmp_path / "missing")
+    with pytest.raises(AgentTunixError, match=sentence):
+        policies.workshop_of(overrides.load([f"model.weights={given}", f"cache_dir={tmp_path / 'cache'}"]))

@@ -13,8 +13,8 @@ class ModelConfig:
     name: str = "tiny"
     weights: str | None = None
     """Where pretrained weights, their sizes and their tokenizer come from: a folder as transformers writes it,
-    `hf:ORGANISATION/NAME` or `kaggle:HANDLE`. None draws random weights in the sizes below, and a warm start trains
-    them."""
+    `hf:ORGANISATION/NAME`, `kaggle:HANDLE`, or `run:FOLDER` with a run's policy, perhaps that of `@STEP` or `@best`.
+    None draws random weights in the sizes below, and a warm start trains them."""
     layers: int = 2
     width: int = 64
     heads: int = 2
@@ -24,6 +24,9 @@ class ModelConfig:
     lora_rank: int = 0
     """0 trains every parameter."""
     lora_alpha: float = 16.0
+    quantize: str | None = None
+    """Bits that the projections beside low-rank factors are kept in: `int8`, `int4`, or `nf4` as in QLoRA. None keeps
+    those of `dtype`."""
     dtype: str = "float32"
     """What is computed in, `float32` or `bfloat16`; parameters, norms, log-probabilities and sums stay in float32."""
     remat: bool = False
@@ -154,6 +157,9 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    mu_dtype: str = "float32"
+    """What the first moment is kept in, `float32` or `bfloat16`. The second stays in float32: an update changes it by a
+    thousandth, which bfloat16 would round away."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """What can go wrong in ways a caller can act on; every message is one sentence for the person at the terminal."""
 
 import difflib
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class AgentTunixError(Exception):
@@ -59,3 +61,11 @@ def unknown(what: str, name: object, known: Iterable[str]) -> str:
     near = nearest(str(name), allowed)
     hint = f"; did you mean `{near}`? Allowed" if near else "; allowed"
     return f"unknown {what} `{name}`{hint}: {', '.join(allowed)}."
+
+
+def command(*words: object) -> str:
+    """A command line of this package that works in the current folder, whichever environment is active."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return " ".join(map(str, (python, "-m", "agent_tunix", *words)))

@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import resource
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from agent_tunix import (
     checkpoints,
     data,
     evaluation,
-    hugging_face,
     models,
+    policies,
     recipes,
     reward_analysis,
     runs,
@@ -29,12 +28,11 @@ from agent_tunix import (
 )
 from agent_tunix.config import Config
 from agent_tunix.display import Display
-from agent_tunix.errors import RunError
+from agent_tunix.errors import RunError, command
 from agent_tunix.models import Parameters
 from agent_tunix.runs import Run, RunWriter
-from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params, Row
-from agent_tunix.workshop import START, Workshop
+from agent_tunix.workshop import Workshop
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +73,7 @@ def train(config: Config) -> Run:
             display.say(_unhealthy_line(path, done["step"], config.training.stop_on) if unwell else line)
             return runs.read_run(path)
         try:
-            shop = workshop.workshop(config)
+            shop = policies.workshop_of(config)
             workshop.check_prompts(shop)
             start = workshop.start_params(shop, path, _warm_start_step(config, display, should_stop))
             _fit(shop, start, run, display, should_stop)
@@ -101,7 +99,7 @@ def evaluate_run(
       samples: Completions per prompt at the training temperature, for pass@k and majority@k; 0 for greedy only.
       checkpoint: Step of the checkpoint, or `best` by held-out accuracy; None is the newest.
     """
-    shop, parameters = load(path, checkpoint)
+    shop, parameters = policies.load(path, checkpoint)
     rows = {"heldout": shop.dataset.heldout, "test": shop.dataset.heldout, "train": shop.dataset.train}.get(split)
     if rows is None:
         raise RunError(f"unknown split `{split}`; allowed: heldout, test, train")
@@ -125,7 +123,7 @@ def sample_run(
     Returns:
       One dictionary per prompt: `prompt`, `completion`, `truncated` and, for held-out rows, `answer` and `correct`.
     """
-    shop, parameters = load(path, checkpoint)
+    shop, parameters = policies.load(path, checkpoint)
     rows: Sequence[Row]
     rows = shop.dataset.heldout[:prompts] if isinstance(prompts, int) else [{"prompt": text} for text in prompts]
     rollouts = workshop.sampler(shop)(parameters, rows, 1, jax.random.key(shop.config.seed))
@@ -136,67 +134,6 @@ def sample_run(
             item |= {"answer": row["answer"], "correct": recipes.is_correct(texts[0], row) == 1.0}
         out.append(item)
     return out
-
-
-def export_run(
-    path: Path | str, to: Path | str, *, checkpoint: int | Literal["best"] | None = None, dtype: str | None = None
-) -> Path:
-    """Writes the policy of a run as a model folder that transformers and vLLM read, low-rank updates merged.
-
-    Args:
-      path: Run folder.
-      to: New folder. Tokenizer, chat template and generation config are those of the pretrained model, or for the
-        built-in policy its character-level one.
-      checkpoint: Step of the checkpoint, 0 for where GRPO started, or `best`; None is the newest.
-      dtype: `float32` or `bfloat16`; None keeps that of the weights training started from.
-
-    Raises:
-      ModelError: If the folder cannot be written.
-      RunError: If the run has no such checkpoint.
-    """
-    shop, parameters = load(path, checkpoint)
-    if dtype is None and shop.origin is not None:
-        dtype = hugging_face.read_config(shop.origin).get("dtype") or "float32"
-    tokenizer = shop.tokenizer
-
-    def beside(folder: Path) -> None:
-        if isinstance(tokenizer, CharacterTokenizer):
-            hugging_face.write_tokenizer(folder, tokenizer)
-
-    frozen = jax.tree.map(lambda weight: weight.astype("float32"), parameters.frozen)
-    params = models.merged(dataclasses.replace(parameters, frozen=frozen))
-    return hugging_face.save(to, shop.architecture, params, like=shop.origin, beside=beside, dtype=dtype)
-
-
-def load(path: Path | str, checkpoint: int | Literal["best"] | None = None) -> tuple[Workshop, Parameters]:
-    """The workshop and the trained parameters of a run.
-
-    Args:
-      path: Run folder.
-      checkpoint: Step of the checkpoint, 0 for where GRPO started, or `best`; None is the newest.
-
-    Raises:
-      RunError: If the run has no such checkpoint.
-    """
-    path = Path(path)
-    config = recipes.from_mapping(runs.read_config(path))
-    workshop.keep_compiled_programs(workshop.cache_dir(config))
-    shop = workshop.workshop(config)
-    if not (path / START).exists():
-        raise RunError(f"{path} holds no parameters yet; train it first")
-    start = workshop.parameters(shop, workshop.kept_params(shop, path))
-    if checkpoint == 0:
-        return shop, start
-    optimizer = workshop.optimizer(config)[0]
-    like = training.TrainState(start.trainable, optimizer.init(start.trainable), recipes.recipe(config).shaping.init())
-    manager = checkpoints.Checkpoints(path / runs.CHECKPOINTS, keep=config.checkpoint.keep)
-    try:
-        found = manager.restore(like, manager.best_step() if checkpoint == "best" else checkpoint)
-    finally:
-        manager.close()
-    if found is None:
-        raise RunError(f"{path} has no complete checkpoint yet; go on with {command('resume', path)}")
-    return shop, dataclasses.replace(start, trainable=training.TrainState(*found[0]).trainable)
 
 
 @contextlib.contextmanager
@@ -223,14 +160,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def command(*words: object) -> str:
-    """A command line of this package that works in the current folder, whichever environment is active."""
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    return " ".join(map(str, (python, "-m", "agent_tunix", *words)))
 
 
 def _resume_line(path: Path, step: int) -> str:

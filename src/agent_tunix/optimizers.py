@@ -31,13 +31,14 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    mu_dtype: str = "float32",
 ) -> optax.GradientTransformation:
     """AdamW behind a clip of the global gradient norm.
 
     The schedule is read one update ahead: optax counts from zero, where a warm-up that starts at zero would waste the
-    first update.
+    first update. Where the first moment is kept in bfloat16, it is still added up in float32.
     """
+    settings = {"b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay, "mu_dtype": mu_dtype}
     return optax.chain(
-        optax.clip_by_global_norm(clip_norm),
-        optax.adamw(lambda count: learning_rate(count + 1), b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+        optax.clip_by_global_norm(clip_norm), optax.adamw(lambda count: learning_rate(count + 1), **settings)
     )

@@ -63,7 +63,8 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = {
     "loss.kl_estimator": lambda: list(DIVERGENCES),
     "loss.aggregation": lambda: list(AGGREGATIONS),
     "training.stop_on": lambda: ["never", "error", "warn"],
-    "model.dtype": lambda: ["float32", "bfloat16"],
+    **dict.fromkeys(("model.dtype", "optimizer.mu_dtype"), lambda: ["float32", "bfloat16"]),
+    "model.quantize": lambda: ["int8", "int4", "nf4"],
     "optimizer.schedule": lambda: ["cosine", "constant"],
     "resume": lambda: ["auto", "force", "never"],
 }
@@ -125,7 +126,7 @@ def validate(config: Config) -> None:
 
 def _check_choices(values: Mapping[str, Any]) -> None:
     for key, known in CHOICES.items():
-        if values[key] not in known():
+        if values[key] is not None and values[key] not in known():
             raise ConfigError(unknown(f"{key}", values[key], known()))
 
 
@@ -187,6 +188,11 @@ def _check_combinations(config: Config) -> None:
         (
             model.heads % model.kv_heads,
             f"model.kv_heads is {model.kv_heads}, which does not divide model.heads = {model.heads}; choose a divisor",
+        ),
+        (
+            model.quantize and not model.lora_rank,
+            f"model.quantize is {model.quantize}, which keeps a frozen backbone in fewer bits, but every parameter "
+            "trains; set model.lora_rank",
         ),
         (model.head_dim % 2, f"model.head_dim is {model.head_dim}; rotary positions need an even number"),
         (

@@ -18,7 +18,6 @@ from agent_tunix import (
     component_gradients,
     component_walks,
     components,
-    jobs,
     recipes,
     runs,
     training,
@@ -64,7 +63,7 @@ def tradeoff(
     Raises:
       RunError: If the run has no such checkpoint, or its reward has fewer than two components.
     """
-    shop, parameters = jobs.load(path, checkpoint)
+    shop, parameters = policies.load(path, checkpoint)
     shop = _unfiltered(shop)
     group = max(2, samples // prompts)
     bench = _Bench(shop, parameters, prompts, group, jax.random.key(seed))

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,9 +70,14 @@ class Workshop(NamedTuple):
     """What the model is shown of a row."""
 
 
-def workshop(config: Config) -> Workshop:
-    """Loads rows and builds the policy's functions."""
-    origin = hugging_face.folder_of(config.model.weights) if config.model.weights else None
+def workshop(config: Config, folder_of: Callable[[str], Path] = hugging_face.folder_of) -> Workshop:
+    """Loads rows and builds the policy's functions.
+
+    Args:
+      config: The whole run.
+      folder_of: The folder that `model.weights` means.
+    """
+    origin = folder_of(config.model.weights) if config.model.weights else None
     tokenizer, architecture = _drawn(config) if origin is None else _pretrained(origin)
     policy = models.policy(architecture, dtype=config.model.dtype, remat=config.model.remat)
     dataset = recipes.dataset(config)
@@ -307,7 +312,7 @@ def start_params(shop: Workshop, folder: Path, on_step: Callable[[int, float], N
             _copy_folder(cached, kept)
         else:
             checkpoints.save_tree(kept, params)
-    return checkpoints.load_tree(kept, params)
+    return _in_fewer_bits(shop, checkpoints.load_tree(kept, params))
 
 
 def kept_params(shop: Workshop, folder: Path) -> Params:
@@ -317,7 +322,8 @@ def kept_params(shop: Workshop, folder: Path) -> Params:
       RunError: If the pretrained weights have changed since.
     """
     if shop.origin is None:
-        return checkpoints.load_tree(folder / START, models.initial_params(shop.architecture, shop.config.seed))
+        params = models.initial_params(shop.architecture, shop.config.seed)
+        return _in_fewer_bits(shop, checkpoints.load_tree(folder / START, params))
     noted = json.loads((folder / START / ORIGIN).read_text(encoding="utf-8"))
     found = hugging_face.fingerprint(shop.origin)
     if noted["fingerprint"] != found:
@@ -326,7 +332,19 @@ def kept_params(shop: Workshop, folder: Path) -> Params:
         )
     # What trains keeps all digits, whatever is computed in; a frozen backbone need not.
     frozen = bool(shop.config.model.lora_rank)
-    return hugging_face.load(shop.origin, dtype=shop.config.model.dtype if frozen else "float32")[1]
+    dtype = shop.config.model.dtype if frozen else "float32"
+    return hugging_face.load(shop.origin, dtype=dtype, keep=_keeper(shop))[1]
+
+
+def _keeper(shop: Workshop) -> Callable[[tuple[Any, ...], Any], Any]:
+    """What is kept of a weight: all of it, unless `model.quantize` says less."""
+    kind = shop.config.model.quantize
+    return models.quantizer(shop.architecture, kind) if kind else lambda path, weight: weight
+
+
+def _in_fewer_bits(shop: Workshop, params: Params) -> Params:
+    keep = _keeper(shop)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: keep(tuple(key.key for key in path), leaf), params)
 
 
 def _note_origin(origin: Path, kept: Path) -> None:

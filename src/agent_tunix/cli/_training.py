@@ -55,7 +55,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _report(path: Path) -> None:
     """Where the run is and how to look at it."""
     from agent_tunix import runs
-    from agent_tunix.jobs import command
+    from agent_tunix.errors import command
 
     print(f"run: {path}")
     evaluations = runs.read_metrics(path, "eval")
@@ -127,10 +127,10 @@ def _export_arguments(parser: Parser) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     check_run(arguments.run_dir)
-    from agent_tunix import jobs
+    from agent_tunix import policies
 
     chosen = {"checkpoint": checkpoint_of(arguments), "dtype": arguments.dtype}
-    folder = jobs.export_run(arguments.run_dir, arguments.to, **chosen)
+    folder = policies.export(arguments.run_dir, arguments.to, **chosen)
     print(f"model: {folder}")
 
 

@@ -61,7 +61,12 @@ def fingerprint(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def load(folder: str | Path, *, dtype: str | None = None) -> tuple[Architecture, Params]:
+def load(
+    folder: str | Path,
+    *,
+    dtype: str | None = None,
+    keep: Callable[[tuple[Any, ...], Any], Any] = lambda path, array: array,
+) -> tuple[Architecture, Params]:
     """The architecture and the parameters of a model folder.
 
     Tensors are read one at a time, so that besides the parameters one of them is held.
@@ -69,6 +74,8 @@ def load(folder: str | Path, *, dtype: str | None = None) -> tuple[Architecture,
     Args:
       folder: With `config.json` and `model.safetensors`, or shards and `model.safetensors.index.json`.
       dtype: `float32` or `bfloat16`; None keeps that of each tensor.
+      keep: Called with the path of each weight in the tree and the weight; what it returns is kept
+        (`agent_tunix.models.quantizer`).
 
     Raises:
       ModelError: If a file or a tensor is missing, has another shape than `config.json` says, or is cut off.
@@ -85,7 +92,7 @@ def load(folder: str | Path, *, dtype: str | None = None) -> tuple[Architecture,
     for weight in needed:
         found = [tensors.read(name, weight.shape) for name in weight.names]
         array = weight.ours([tensor if kind is None else tensor.astype(kind) for tensor in found])
-        _put(params, weight.path, jnp.asarray(array))
+        _put(params, weight.path, keep(weight.path, jnp.asarray(array)))
     return architecture, params
 
 

@@ -17,22 +17,25 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix.buckets import Packing
-from agent_tunix.models import _decoder, _module
+from agent_tunix.models import _decoder, _module, _quantized
 from agent_tunix.models._adapters import FIRST, folded, input_axis, with_factors
 from agent_tunix.models._architecture import Architecture, Llama3Scaling, Rotary
 from agent_tunix.models._families import FAMILIES, Family
 from agent_tunix.models._head import capped, token_logprobs
 from agent_tunix.models._packing import spread
+from agent_tunix.models._quantized import BLOCK, QuantizedWeight, plain
 from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params
 
 __all__ = [
+    "BLOCK",
     "FAMILIES",
     "Architecture",
     "Family",
     "Llama3Scaling",
     "Parameters",
     "Policy",
+    "QuantizedWeight",
     "Rotary",
     "folded",
     "full",
@@ -41,7 +44,9 @@ __all__ = [
     "merged",
     "module_policy",
     "params_sha256",
+    "plain",
     "policy",
+    "quantizer",
     "tiny",
     "token_logprobs",
     "tunix_module",
@@ -302,6 +307,32 @@ def lora(architecture: Architecture, params: Params, *, rank: int, alpha: float,
 
     drawn = [draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)]
     return Parameters(structure.unflatten(drawn), params, alpha / rank)
+
+
+def quantizer(architecture: Architecture, kind: str) -> Callable[[tuple[Any, ...], Any], Any]:
+    """The function `(path, weight)` that keeps the weights of adapted modules in fewer bits, and others as they are.
+
+    Args:
+      architecture: Family; it says which modules are adapted.
+      kind: `int8`, `int4`, or `nf4` as in QLoRA.
+    """
+    inputs = _adapted_inputs(architecture)
+
+    def keep(path: tuple[Any, ...], weight: Any) -> Any:
+        name = "/".join(map(str, path))
+        if name not in inputs:
+            return weight
+        return _quantized.quantized(weight, kind, inputs=inputs[name], heads_first=bool(input_axis(name)))
+
+    return keep
+
+
+def _adapted_inputs(architecture: Architecture) -> dict[str, int]:
+    """Leading axes of the inputs of every weight that gets factors."""
+    tree = jax.eval_shape(lambda: _factors(architecture, 1, 1.0))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.ndim - 1 for path, leaf in leaves}
+    return {name.removesuffix(FIRST): number for name, number in named.items() if name.endswith(FIRST)}
 
 
 def _factors(architecture: Architecture, rank: int, alpha: float) -> Params:

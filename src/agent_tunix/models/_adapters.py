@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from agent_tunix.models._quantized import QuantizedMatrix, QuantizedWeight, side_by_side
 from agent_tunix.types import Params
 
 INPUT_AXES = {"q_einsum": 1, "kv_einsum": 2, "qkv_einsum": 2}
@@ -33,7 +34,7 @@ class Adapted:
       factors: `[inputs rank]` and `[rank outputs]` of each, in order.
     """
 
-    weight: Float[Array, "inputs outputs"]
+    weight: Float[Array, "inputs outputs"] | QuantizedMatrix
     factors: Sequence[tuple[Array, Array]]
 
     def __rmatmul__(self, x: Float[Array, "*rows inputs"]) -> Float[Array, "*rows outputs"]:
@@ -41,47 +42,57 @@ class Adapted:
         return x @ self.weight + jnp.concatenate([(x @ first) @ second for first, second in self.factors], axis=-1)
 
 
-Matrix = Float[Array, "inputs outputs"] | Adapted
+Matrix = Float[Array, "inputs outputs"] | QuantizedMatrix | Adapted
 """What rows are multiplied with."""
 
 
 class Piece(NamedTuple):
     """One matrix, and its factors where they are beside it."""
 
-    weight: Float[Array, "inputs outputs"]
+    weight: Float[Array, "inputs outputs"] | QuantizedMatrix
     first: Float[Array, "inputs rank"] | None
     second: Float[Array, "rank outputs"] | None
 
 
 def joined(pieces: Sequence[Piece]) -> Matrix:
     """Matrices of the same inputs side by side."""
-    weights = [piece.weight for piece in pieces]
-    weight = weights[0] if len(weights) == 1 else jnp.concatenate(weights, axis=1)
+    weight = _side_by_side([piece.weight for piece in pieces])
     factors = [(first, second) for _, first, second in pieces if first is not None and second is not None]
     return Adapted(weight, factors) if factors else weight
+
+
+def _side_by_side(weights: Sequence[Any]) -> Any:
+    if len(weights) == 1:
+        return weights[0]
+    return side_by_side(weights) if isinstance(weights[0], QuantizedMatrix) else jnp.concatenate(weights, axis=1)
 
 
 def inputs_first(module: Params, name: str, inputs: int) -> Piece:
     """A weight whose leading axes, of that size together, are its inputs."""
     weight, first, second = _neighbours(module, name)
+    matrix = weight.matrices[0] if isinstance(weight, QuantizedWeight) else weight.reshape(inputs, -1)
     if first is None or second is None:
-        return Piece(weight.reshape(inputs, -1), None, None)
-    return Piece(weight.reshape(inputs, -1), first.reshape(inputs, -1), second.reshape(second.shape[0], -1))
+        return Piece(matrix, None, None)
+    return Piece(matrix, first.reshape(inputs, -1), second.reshape(second.shape[0], -1))
 
 
 def heads_first(module: Params, name: str) -> list[Piece]:
     """The matrices of a weight `[heads inputs head_dim]`, or of several of these stacked along a first axis."""
     weight, first, second = _neighbours(module, name)
-    stack = weight if weight.ndim == 4 else weight[None]
-    seconds = [None] * len(stack)
+    stacked = len(weight.shape) == 4
+    if isinstance(weight, QuantizedWeight):
+        matrices = weight.matrices
+    else:
+        stack = weight if stacked else weight[None]
+        matrices = [one.swapaxes(0, 1).reshape(one.shape[1], -1) for one in stack]
+    seconds = [None] * len(matrices)
     if second is not None:
-        seconds = list(second.swapaxes(0, 1)) if weight.ndim == 4 else [second]
+        seconds = list(second.swapaxes(0, 1)) if stacked else [second]
         seconds = [one.reshape(one.shape[0], -1) for one in seconds]
-    matrices = [one.swapaxes(0, 1).reshape(one.shape[1], -1) for one in stack]
     return [Piece(matrix, first, one) for matrix, one in zip(matrices, seconds, strict=True)]
 
 
-def _neighbours(module: Params, name: str) -> tuple[Array, Array | None, Array | None]:
+def _neighbours(module: Params, name: str) -> tuple[Any, Array | None, Array | None]:
     return module[name], module.get(name + FIRST), module.get(name + SECOND)
 
 
@@ -120,12 +131,13 @@ def folded(tree: Mapping, module: str = "", only: Any = None) -> Params:
     Args:
       tree: Weights and factors.
       module: Name of the module that the tree belongs to.
-      only: Type of the weights that are added to, or None for all. They keep their type.
+      only: Type of the weights that are added to, or None for all. They keep their type; quantised ones, of no type,
+        become float32.
     """
     out = {}
     for name, value in tree.items():
         weight = str(name).removesuffix(FIRST).removesuffix(SECOND)
-        adds = f"{weight}{FIRST}" in tree and (only is None or tree[weight].dtype == only)
+        adds = f"{weight}{FIRST}" in tree and (only is None or getattr(tree[weight], "dtype", None) == only)
         if isinstance(value, Mapping):
             out[name] = folded(value, str(name), only)
         elif not adds:
@@ -135,7 +147,8 @@ def folded(tree: Mapping, module: str = "", only: Any = None) -> Params:
     return out
 
 
-def _added(weight: Array, first: Array, second: Array, axis: int) -> Array:
+def _added(weight: Array | QuantizedWeight, first: Array, second: Array, axis: int) -> Array:
+    weight = weight.plain() if isinstance(weight, QuantizedWeight) else weight
     update = jnp.tensordot(first, second, axes=1)
     update = jnp.moveaxis(update, 0, axis) if axis else update
     return (weight + update.reshape(weight.shape)).astype(weight.dtype)

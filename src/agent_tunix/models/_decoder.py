@@ -25,6 +25,7 @@ from agent_tunix.models._architecture import Architecture, Rotary
 from agent_tunix.models._families import FAMILIES, Family, Layer
 from agent_tunix.models._head import capped
 from agent_tunix.models._packing import packed, spread, taken
+from agent_tunix.models._quantized import QuantizedMatrix, mapped
 from agent_tunix.types import Params
 
 MASKED = -1e30
@@ -103,13 +104,13 @@ def layers(params: Params, shape: Shape) -> list[Layer]:
     """Joins the projections of every layer; called once per compiled program, outside its loops."""
     family = shape.family
 
-    def cast(weight: Array) -> Array:
-        return weight.astype(shape.dtype)
+    def cast(weight: Any) -> Any:
+        return weight if isinstance(weight, QuantizedMatrix) else weight.astype(shape.dtype)
 
     def joined(tree: Params) -> Layer:
         layer = family.layer(tree)
         norms = {name: _norm_weight(value, shape) for name, value in layer._asdict().items() if name.endswith("norm")}
-        return jax.tree.map(cast, layer)._replace(**norms)
+        return mapped(cast, layer)._replace(**norms)
 
     return [joined(params["layers"][index]) for index in sorted(params["layers"])]
 

@@ -1,8 +1,8 @@
 """Bytes that one device holds: what always lies there, and what each phase of a batch adds at its fullest.
 
-What trains is float32: parameters, gradient and the two moments of AdamW. What is frozen, and every copy to compute
-with, has the data type that is computed in. A full reference is a second set of parameters; under low-rank factors it
-is the frozen backbone, which is there anyway.
+What trains is float32: parameters, gradient and the two moments of AdamW, of which the first may be bfloat16. What is
+frozen, and every copy to compute with, has the data type that is computed in, or is quantised. A full reference is a
+second set of parameters; under low-rank factors it is the frozen backbone, which is there anyway.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from agent_tunix import sampling
 from agent_tunix.models._head import MAX_LOGITS, PART
-from agent_tunix.planning._setting import Setting, cut
+from agent_tunix.planning._setting import DTYPES, Setting, cut
 from agent_tunix.planning._work import LOGIT_COPIES, stored, weight_bytes, working
 
 FEATURE_COPIES = 5
@@ -51,8 +51,8 @@ def _state(setting: Setting) -> dict[str, float]:
     shares = setting.mesh.fsdp * setting.mesh.tp
     full_reference = setting.reference and not setting.lora_rank
     return {
-        "parameters": (4 * setting.trainable + setting.width_bytes * setting.frozen) / shares,
-        "optimizer": 8 * setting.trainable / shares,
+        "parameters": (4 * setting.trainable + setting.frozen_bytes) / shares,
+        "optimizer": (4 + DTYPES[setting.mu_dtype]) * setting.trainable / shares,
         "reference": 4 * setting.sizes.parameters / shares if full_reference else 0.0,
     }
 
@@ -60,6 +60,9 @@ def _state(setting: Setting) -> dict[str, float]:
 def _copy(setting: Setting) -> float:
     """Weights made ready to compute with: gathered, cast, factors added, projections of attention joined."""
     sizes = setting.sizes
+    if setting.quantize:  # one projection of attention or MLP in full at a time, beside the joined ones in few bits
+        largest = max(sizes.qkv, sizes.width * sizes.mlp) * setting.width_bytes
+        return (sizes.layers * sizes.qkv * setting.projection_bytes + largest) / setting.mesh.tp
     # Float32 masters are cast, float32 backbones get their updates added; a backbone of 16 bits is used as it is.
     as_kept = bool(setting.lora_rank) == (setting.dtype != "float32")
     if setting.mesh.fsdp > 1 or not as_kept:
@@ -152,6 +155,8 @@ def _bucket(setting: Setting, gradient: float) -> dict[str, float]:
     layer, stream = portion.completions(setting, stored), portion.tokens * setting.sizes.width * setting.width_bytes
     before = portion.prefixes(setting, stored)
     inputs = portion.prompts * (setting.prompt_tokens - 1) * setting.sizes.width * setting.width_bytes
+    # Quantised ones are made ready again.
+    kept = 0 if setting.quantize else layers * setting.sizes.matrices * setting.width_bytes
     return {
         "gradient of a bucket": gradient,
         # A device that has all weights keeps the copy for the backward pass; shares are gathered again.
@@ -159,7 +164,10 @@ def _bucket(setting: Setting, gradient: float) -> dict[str, float]:
         # With their gradient; and, until it is complete, what their own backward pass needs.
         "cache of prompts": 2 * portion.cache(setting),
         "activations of prompts": layers * inputs if setting.remat else (layers - 0.5) * before,
-        "weights kept for prompts": layers * setting.sizes.matrices * setting.width_bytes / shares,
+        # Quantised ones are made ready again.
+        "weights kept for prompts": 0
+        if setting.quantize
+        else layers * setting.sizes.matrices * setting.width_bytes / shares,
         "activations of completions": layers * stream + layer if setting.remat else layers * layer,
         "logits": portion.logits(setting, FEATURE_COPIES),
     }

@@ -8,11 +8,14 @@ from agent_tunix import buckets, overrides, recipes
 from agent_tunix.config import Config, ModelConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.meshes import Mesh, mesh
+from agent_tunix.models import BLOCK
 from agent_tunix.planning._devices import DEVICES, Device
 from agent_tunix.planning._sizes import Sizes, model_sizes, tunix_models
 
 DTYPES = {"float32": 4, "bfloat16": 2}
 """Data types that are computed in, and their bytes."""
+QUANTIZED = {"int8": 8, "int4": 4, "nf4": 4}
+"""Bits of a quantised weight, without its share of a scale."""
 SIZE_KEYS = ("name", "layers", "width", "heads", "kv_heads", "head_dim", "mlp")
 
 
@@ -33,6 +36,8 @@ class Setting(NamedTuple):
       reference: Whether log-probabilities of a reference are needed.
       lora_rank: Of low-rank factors; 0 trains everything.
       dtype: That weights and activations are computed in, a key of `DTYPES`.
+      quantize: Bits of the projections beside low-rank factors, a key of `QUANTIZED`, or None for those of `dtype`.
+      mu_dtype: Data type of the first moment, a key of `DTYPES`.
       remat: Whether the activations of a layer are computed again for its gradient.
       mesh: Devices.
     """
@@ -50,6 +55,8 @@ class Setting(NamedTuple):
     reference: bool = False
     lora_rank: int = 0
     dtype: str = "bfloat16"
+    quantize: str | None = None
+    mu_dtype: str = "float32"
     remat: bool = False
     mesh: Mesh = Mesh()
 
@@ -57,6 +64,21 @@ class Setting(NamedTuple):
     def width_bytes(self) -> int:
         """Bytes of a number that is computed with."""
         return DTYPES[self.dtype]
+
+    @property
+    def projection_bytes(self) -> float:
+        """Bytes of a frozen projection's weight, its share of a scale included."""
+        if self.quantize is None:
+            return self.width_bytes
+        return QUANTIZED[self.quantize] / 8 + self.width_bytes / BLOCK
+
+    @property
+    def frozen_bytes(self) -> float:
+        """Bytes of everything that does not train."""
+        if not self.lora_rank:
+            return 0
+        projections = self.sizes.projections
+        return self.projection_bytes * projections + self.width_bytes * (self.sizes.parameters - projections)
 
     @property
     def local_prompts(self) -> float:
@@ -67,11 +89,6 @@ class Setting(NamedTuple):
     def trainable(self) -> int:
         """Parameters that the optimizer sees."""
         return self.sizes.adapters(self.lora_rank) if self.lora_rank else self.sizes.parameters
-
-    @property
-    def frozen(self) -> int:
-        """Parameters that it does not."""
-        return self.sizes.parameters if self.lora_rank else 0
 
 
 def cut(setting: Setting) -> buckets.Cut:
@@ -185,6 +202,8 @@ def _setting(config: Config, name: str, axes: Mesh) -> Setting:
         reference=recipes.recipe(config).needs_reference,
         lora_rank=config.model.lora_rank,
         dtype=config.model.dtype,
+        quantize=config.model.quantize,
+        mu_dtype=config.optimizer.mu_dtype,
         remat=config.model.remat,
         mesh=axes,
     )

@@ -83,6 +83,11 @@ class Sizes(NamedTuple):
         """All parameters, a norm at the end included."""
         return self.layers * (self.matrices + self.vectors) + self.width + self.embedding * (1 if self.tied else 2)
 
+    @property
+    def projections(self) -> int:
+        """Entries of all matrices that low-rank factors stand beside."""
+        return self.layers * (self.matrices - self.router)
+
     def adapters(self, rank: int) -> int:
         """Parameters of low-rank factors beside the seven projections of every layer.
 

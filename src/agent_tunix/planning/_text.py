@@ -25,6 +25,7 @@ def table(plan: Plan) -> str:
 
 def _heading(setting: Setting) -> list[str]:
     trains = f"factors of rank {setting.lora_rank} train" if setting.lora_rank else "all parameters train"
+    trains += f" beside a backbone in {setting.quantize}" if setting.quantize else ""
     batch = f"{setting.prompts} prompts x {setting.group_size} completions per batch"
     portions = f"sampled in {setting.rollout_parts}, updated {setting.minibatches * setting.passes} x "
     return [
