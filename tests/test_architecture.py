@@ -26,6 +26,8 @@ ROOMS: dict[int, tuple[str, ...]] = {
         "measures",
         "weight_limits",
         "components",
+        "mixing",
+        "curricula",
     ),
     3: ("updates", "collecting", "ahead", "supervised", "training", "evaluation", "display"),
     4: (
@@ -42,6 +44,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
     6: (
         "config",
         "lookup",
+        "sources",
         "recipes",
         "overrides",
         "workshop",
@@ -71,6 +74,7 @@ BORDERS = {
     "safetensors": {"hugging_face"},
     "huggingface_hub": {"hugging_face"},
     "kagglehub": {"hugging_face", "tasks"},
+    "reasoning_gym": {"tasks"},
     "hydra": {"config", "overrides", "recipes", "cli"},
     "omegaconf": {"config", "overrides", "recipes", "cli"},
     "matplotlib": {"reports"},

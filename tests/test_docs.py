@@ -239,7 +239,7 @@ def test_examples_in_docstrings_hold(name):
 
 # --- Metrics ----------------------------------------------------------------------------------------------------------
 
-FAMILY = r"(?:reward|tradeoff|health|group|completion|advantage|policy|eval|time|throughput)"
+FAMILY = r"(?:reward|source|curriculum|tradeoff|health|group|completion|advantage|policy|eval|time|throughput)"
 
 
 def rollouts_of_two_tasks() -> Rollouts:
@@ -247,7 +247,7 @@ def rollouts_of_two_tasks() -> Rollouts:
     return Rollouts(
         prompts=["a", "b"],
         completions=[["x", "y"], ["x", "y"]],
-        columns={"task": ["one", "two"]},
+        columns={"task": ["one", "two"], "source": ["one", "two"]},
         prompt_ids=ids[:, 0],
         prompt_mask=np.full((2, 3), True),
         completion_ids=ids,
@@ -275,11 +275,12 @@ def logged_names() -> set[str]:
     two = Score(grid, np.full((2, 2), True), {"A": grid, "B": grid[::-1] ** 2})
     found |= {general_name(name) for name in components.component_measures(two)}
     found |= {re.sub("one|two", "NAME", name) for name in measures.source_measures(rollouts, score)}
+    found |= {re.sub("one|two", "NAME", name) for name in measures.mixture_measures(rollouts, score, grid)}
     zeros = jnp.zeros((2, 2, 3))
     tokens = TokenBatch(zeros, zeros, zeros, zeros, zeros, zeros, jnp.full((2, 2, 3), True))
     loss = losses.policy_loss(kl_coefficient=0.1, entropy_coefficient=0.1, mismatch_cap=2.0)
     found |= {f"policy/{name}" for name in loss.per_token(tokens)[1]}
-    for name in ("training", "updates", "collecting", "measures", "workshop"):
+    for name in ("training", "updates", "collecting", "curricula", "measures", "workshop"):
         tree = ast.parse((SOURCE / f"{name}.py").read_text(encoding="utf-8"))
         texts = {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from agent_tunix import advantages, overrides, recipes, rewards
+from agent_tunix import advantages, overrides, recipes, rewards, sources
 from agent_tunix.config import Config
 from agent_tunix.errors import ConfigError
 from agent_tunix.plain import flatten
@@ -287,7 +287,7 @@ def test_decoupled_needs_the_parts_of_the_default_reward():
 
 def test_the_dataset_follows_the_config():
     small = replace(Config(), data=replace(Config().data, task="comparison", train_size=20, heldout_size=5, level=2))
-    loaded = recipes.dataset(small)
+    loaded = sources.dataset(small)
     assert (len(loaded.train), len(loaded.heldout)) == (20, 5)
     assert {(row["task"], row["level"]) for row in loaded.train} == {("comparison", 2)}
 
@@ -406,7 +406,8 @@ def test_hydra_of_a_caller_is_left_as_it_was():
 @pytest.mark.parametrize("path", CONF, ids=lambda path: f"{path.parent.name}/{path.stem}")
 class TestConf:
     def test_it_composes_to_a_valid_config(self, path):
-        extra = ["data.path=rows.jsonl"] if path.stem == "file" else []
+        needed = {"file": "data.path=rows.jsonl", "math": "data.path=rows.jsonl", "mixture": "data.sources.sorting={}"}
+        extra = [needed[path.stem]] if path.stem in needed else []
         assert recipes.validate(overrides.load([f"{path.parent.name}={path.stem}", *extra])) is None
 
     def test_its_header_says_what_cost_command_and_result(self, path):

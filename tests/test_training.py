@@ -75,11 +75,11 @@ class Lab:
         run = runs.open_run(folder or self.folder, config={"seed": plan.seed})
         manager = checkpoints.Checkpoints(run.path / "checkpoints", keep=2)
         options.setdefault("evaluate", lambda parameters, key: {"eval/accuracy": 0.5})
+        options.setdefault("batches", data.batches(self.rows, size=PROMPTS, seed=plan.seed))
         try:
             return training.fit(
                 self.policy, models.full(self.params), method or recipe(), optimizers.adamw(self.rate), self.rate,
-                sample=self.sample, batches=data.batches(self.rows, size=PROMPTS, seed=plan.seed),
-                plan=plan, run=run, checkpoints=manager, **options,
+                sample=self.sample, plan=plan, run=run, checkpoints=manager, **options,
             )  # fmt: skip
         finally:
             manager.close()

@@ -41,6 +41,16 @@ Scored = tuple[Rollouts, Score, dict[str, float]]
 """A batch to train on: rollouts, their unshaped score, and numbers about how they were collected."""
 
 
+Feedback = Callable[[Rollouts, Score], Mapping[str, float]]
+"""Told of everything sampled for a batch and its unshaped score, batch after batch and before the rows of the next one
+are drawn; returns numbers to log."""
+
+
+def no_feedback(rollouts: Rollouts, score: Score) -> Mapping[str, float]:
+    """Learns nothing and logs nothing."""
+    return {}
+
+
 class MostlyFailed(RewardError):
     """Graders gave no value for most of a batch."""
 
@@ -73,6 +83,7 @@ def collect(
     batch: int,
     record: Record,
     clock: "Clock",
+    feedback: Feedback = no_feedback,
 ) -> Scored:
     """One batch of scored rollouts; with `keep_group`, refilled until every group is worth training on.
 
@@ -92,9 +103,11 @@ def collect(
       batch: Index of the batch, for messages.
       record: Keeps what was sampled and is not trained on.
       clock: Told of the end of each stage.
+      feedback: Told of what was sampled, all rounds together.
 
     Returns:
-      Rollouts, their score and, when refilling, `group/kept_fraction` and `group/refills`.
+      Rollouts, their score, and the numbers of `feedback` and, when refilling, `group/kept_fraction` and
+      `group/refills`.
 
     Raises:
       RewardError: If the reward breaks its contract, or its graders fail on most of a batch.
@@ -106,7 +119,7 @@ def collect(
         grading = _in_background(reward) if parts > 1 else _at_once(reward)
         rollouts, score = _sampled_and_scored(draw, grading, batch, record, clock)
         if keep_group is None:
-            return rollouts, score, {}
+            return rollouts, score, dict(feedback(rollouts, score))
         keep = np.asarray(keep_group(score))
         wanted, seen = len(rows), seen + len(rows)
         for chosen, groups in ((keep, kept), (~keep, spare)):
@@ -120,7 +133,7 @@ def collect(
     if unused:
         record(batching.take(rollouts, unused), batching.take(score, unused))
     index = list(range(wanted))
-    notes = {"group/kept_fraction": good / seen, "group/refills": float(refill)}
+    notes = {"group/kept_fraction": good / seen, "group/refills": float(refill), **feedback(rollouts, score)}
     return batching.take(rollouts, index), batching.take(score, index), notes
 
 

@@ -4,6 +4,7 @@ Keys equal the parameter names of the functions they reach; fractions are in [0,
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,38 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class CurriculumConfig:
+    """Which prompts are drawn, where not all of them equally often."""
+
+    by: str = "none"
+    """`none`, `solve_rate` (prompts that are sometimes solved come more often) or `difficulty` (easy levels first)."""
+    target: float = 0.5
+    """Solve rate at which a prompt is wanted most."""
+    floor: float = 0.1
+    """How much any prompt is wanted at least, next to 1 at the target."""
+    memory: float = 0.5
+    """Share of the earlier tally that is kept when a prompt, or its level, is graded again."""
+    solved: str = "answer"
+    """What counts as solved: `answer`, what the strict grader accepts; or `reward`, the share of the attainable one."""
+    start: float = 0.2
+    """By difficulty: share of the rows, the easiest ones, that the first batch is drawn from."""
+    pace: float = 0.5
+    """By difficulty: share of the run's batches after which all rows are drawn from."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Where prompts and reference answers come from."""
 
     task: str = "sorting"
-    """A built-in task, or `file` for JSONL, CSV or Parquet rows of your own."""
+    """A built-in task, `gsm8k`, `math`, `gym`, `file` for JSONL, CSV or Parquet rows of your own, or `mixture`."""
     path: str | None = None
-    """Folder of `train.jsonl` and `test.jsonl` (gsm8k; None asks the hub), or rows (file): a file or folder of JSONL,
-    CSV or Parquet, `hf:ORGANISATION/NAME/CONFIG`, `tfds:NAME` or `kaggle:OWNER/NAME/FILE`."""
+    """Folder of `train.jsonl` and `test.jsonl` (gsm8k; None asks the hub), or rows (file, math): a file or folder of
+    JSONL, CSV or Parquet, `hf:ORGANISATION/NAME/CONFIG`, `tfds:NAME` or `kaggle:OWNER/NAME/FILE`."""
     level: int = 1
     """Difficulty of procedural tasks, from 1."""
     train_size: int = 20_000
-    """Rows generated for training by procedural tasks."""
+    """Rows generated for training by procedural tasks and gym."""
     heldout_size: int = 512
     """Rows held out for evaluation; the split cannot overlap with training."""
     prompt_column: str = "prompt"
@@ -63,6 +84,16 @@ class DataConfig:
     max_prompt_tokens: int = 16
     overlong_prompts: str = "raise"
     """`raise`, or `truncate` from the left; truncated ones are counted."""
+    symbolic: bool = False
+    """Whether answers of `math` that differ as written are also compared as mathematics, by the extra `math`."""
+    gym: str | None = None
+    """Name of a data set of reasoning-gym (gym)."""
+    gym_arguments: dict[str, Any] = field(default_factory=dict)
+    """Its settings, such as `{min_animals: 2}`."""
+    sources: dict[str, Any] = field(default_factory=dict)
+    """What is mixed, by name (mixture). A source takes `weight` (1 unless given; 0 only evaluates), `reward_function`
+    and the settings of rows above, which are otherwise those of `data`; its `task` is its name unless given."""
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
 
 @dataclass(frozen=True)

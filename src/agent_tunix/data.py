@@ -1,8 +1,9 @@
 """From a task to batches of token ids: loading and splitting rows, shuffled batches on grain, and their encoding."""
 
+import functools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Int32
 
 from agent_tunix import tasks
 from agent_tunix.errors import ConfigError, nearest, unknown
-from agent_tunix.tasks import DataError, gsm8k
+from agent_tunix.tasks import DataError, gsm8k, gym, math_problems
 from agent_tunix.tasks import _remote as remote
 from agent_tunix.tasks._files import SUFFIXES, parsed, read
 from agent_tunix.tokenizers import Tokenizer
@@ -71,8 +72,8 @@ class EncodedCompletions(NamedTuple):
 
 
 def names() -> list[str]:
-    """Every value of `data.task`: the procedural tasks, `gsm8k` and `file`."""
-    return [*tasks.names(), "gsm8k", "file"]
+    """Every task that rows are loaded from: the procedural ones, `gsm8k`, `math`, `gym` and `file`."""
+    return [*tasks.names(), "gsm8k", "math", "gym", "file"]
 
 
 def load(
@@ -87,23 +88,30 @@ def load(
     demonstration_column: str,
     malformed: str,
     seed: int,
+    symbolic: bool = False,
+    gym_task: str | None = None,
+    gym_arguments: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Rows of a task, split into training and held-out rows that share no prompt.
 
     Args:
       task: One of `names()`.
-      path: For `gsm8k` a folder of `train.jsonl` and `test.jsonl`, or None for the hub. For `file` a JSONL, CSV or
-        Parquet file, a tenth of whose prompts is held out by their hash, or a folder with such a file named `train`
-        and perhaps one named `test`, or a data set of a hub (`tasks/_remote.py`), of which the test or validation split
-        is held out. Columns `task` and `level` (a whole number) are kept. Unused by procedural tasks.
+      path: For `gsm8k` a folder of `train.jsonl` and `test.jsonl`, or None for the hub. For `file` and `math` a JSONL,
+        CSV or Parquet file, a tenth of whose prompts is held out by their hash, or a folder with such a file named
+        `train` and perhaps one named `test`, or a data set of a hub (`tasks/_remote.py`), of which the test or
+        validation split is held out. For `file`, columns `task` and `level` (a whole number) are kept. Unused by
+        procedural tasks.
       level: Difficulty of procedural tasks.
-      train_size: Training rows of procedural tasks; files are used whole.
-      heldout_size: Held-out rows of procedural tasks; files are used whole.
+      train_size: Training rows of procedural tasks and `gym`; files are used whole.
+      heldout_size: Held-out rows of the same.
       prompt_column: Column of prompts in a file; texts, or chats as lists of messages.
       answer_column: Column of reference answers in a file.
       demonstration_column: Column of solving completions in a file; it may be absent.
       malformed: `raise` or `skip` rows of gsm8k and files that cannot be read.
-      seed: For procedural tasks.
+      seed: For procedural tasks and `gym`.
+      symbolic: For `math`, whether answers are also compared as mathematics.
+      gym_task: For `gym`, the name of a data set of reasoning-gym.
+      gym_arguments: Its settings.
 
     Raises:
       ConfigError: An unknown name, or a setting out of range.
@@ -114,16 +122,22 @@ def load(
             tasks.generate(task, level=level, size=size, split=split, seed=seed)
             for split, size in (("train", train_size), ("heldout", heldout_size))
         ]
-        return _checked(*rows, skipped=0)
+        return disjoint(*rows, skipped=0)
     if task == "gsm8k":
         train, heldout, skipped = gsm8k.load(path, malformed=malformed)
-        return _checked(train, heldout, skipped=skipped)
+        return disjoint(train, heldout, skipped=skipped)
+    if task == "gym":
+        sizes = {"train_size": train_size, "heldout_size": heldout_size, "seed": seed}
+        return disjoint(*gym.load(gym_task, gym_arguments or {}, **sizes), skipped=0)
+    if task == "math":
+        return _from_files(task, path, functools.partial(_problems, symbolic=symbolic, malformed=malformed), malformed)
     if task == "file":
-        return _from_files(path, (prompt_column, answer_column, demonstration_column), malformed)
+        columns = prompt_column, answer_column, demonstration_column
+        return _from_files(task, path, functools.partial(_mapped, columns=columns, malformed=malformed), malformed)
     raise ConfigError(unknown("task", task, names()))
 
 
-def _checked(train: list[dict[str, Any]], heldout: list[dict[str, Any]], *, skipped: int) -> Dataset:
+def disjoint(train: list[dict[str, Any]], heldout: list[dict[str, Any]], *, skipped: int) -> Dataset:
     """Removes training rows whose prompt is held out, and refuses empty splits."""
     held = {row["prompt"] for row in heldout}
     kept = [row for row in train if row["prompt"] not in held]
@@ -139,24 +153,38 @@ def _checked(train: list[dict[str, Any]], heldout: list[dict[str, Any]], *, skip
     return Dataset(kept, heldout, skipped, overlapping)
 
 
-def _from_files(path: str | None, columns: tuple[str, str, str], malformed: str) -> Dataset:
+_Records = list[tuple[str, dict[str, Any]]]
+"""Rows as they stand somewhere, each with its place."""
+
+_ToRows = Callable[[str, _Records], tuple[list[dict[str, Any]], int]]
+"""`(source, records) -> (rows, skipped)`: rows in the package's own columns, and how many were malformed."""
+
+
+def _from_files(task: str, path: str | None, to_rows: _ToRows, malformed: str) -> Dataset:
     """Reads a file, or a folder of them, and splits by hash what comes without test rows."""
     if path is None:
-        raise ConfigError("data.task=file needs data.path, a JSONL, CSV or Parquet file or a folder with `train` in it")
-    (source, train, skipped), *others = _splits(path, malformed)
-    train, unusable = _mapped(source, train, columns, malformed)
+        raise ConfigError(
+            f"data.task={task} needs data.path, a JSONL, CSV or Parquet file or a folder with `train` in it"
+        )
+    (source, records, skipped), *others = _splits(path, malformed)
+    train, unusable = to_rows(source, records)
     skipped += unusable
     if not others:
         train, test = _split_by_hash(train, source)
     else:
-        ((source, test, unread),) = others
-        test, unusable = _mapped(source, test, columns, malformed)
+        ((source, records, unread),) = others
+        test, unusable = to_rows(source, records)
         skipped += unread + unusable
-    _fill_columns([*train, *test])
-    return _checked(train, test, skipped=skipped)
+    fill_columns([*train, *test])
+    return disjoint(train, test, skipped=skipped)
 
 
-_Split = tuple[str, list[tuple[str, dict[str, Any]]], int]
+def _problems(source: str, records: _Records, *, symbolic: bool, malformed: str) -> tuple[list[dict[str, Any]], int]:
+    good, skipped = parsed(records, functools.partial(math_problems.row, symbolic=symbolic), malformed=malformed)
+    return [row for _, row in good], skipped
+
+
+_Split = tuple[str, _Records, int]
 """Where rows come from, the rows with their places, and how many could not be read."""
 
 
@@ -186,7 +214,7 @@ def _find_files(path: Path) -> tuple[Path, Path | None]:
 
 
 def _mapped(
-    source: str, records: list[tuple[str, dict[str, Any]]], columns: tuple[str, str, str], malformed: str
+    source: str, records: _Records, *, columns: tuple[str, str, str], malformed: str
 ) -> tuple[list[dict[str, Any]], int]:
     """Rows in the package's own columns, and the number of malformed ones."""
     there = {column: None for _, record in records for column in record}
@@ -262,7 +290,7 @@ def _split_by_hash(rows: list[dict[str, Any]], source: str) -> tuple[list[dict[s
     return [row for row in rows if row["prompt"] not in held], [row for row in rows if row["prompt"] in held]
 
 
-def _fill_columns(rows: list[dict[str, Any]]) -> None:
+def fill_columns(rows: Sequence[dict[str, Any]]) -> None:
     """Gives every row every column, None where it has no value, so that batches have one set of columns."""
     empty = {column: None for row in rows for column in row}
     for row in rows:

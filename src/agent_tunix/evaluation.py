@@ -61,7 +61,7 @@ class Evaluation:
     Attributes:
       split: Which rows.
       samples: Completions drawn per prompt besides the greedy one.
-      slices: Name (`all`, `task sorting`, `sorting level 1`) to number of prompts and metrics.
+      slices: Name (`all`, `source mine`, `task sorting`, `sorting level 1`) to number of prompts and metrics.
     """
 
     split: str
@@ -152,7 +152,9 @@ def evaluation(
     by_level = sorted(range(len(greedy)), key=lambda index: greedy[index].row.get("level") or 0)
     for index in by_level:
         item = greedy[index]
-        task, level = item.row.get("task"), item.row.get("level")
+        task, level, source = (item.row.get(name) for name in ("task", "level", "source"))
+        if source is not None:
+            slices.setdefault(f"source {source}", []).append(index)
         if task is not None:
             slices.setdefault(f"task {task}", []).append(index)
         if task is not None and level is not None:
@@ -167,6 +169,15 @@ def evaluation(
         chosen = [sampled[index] for index in members] if sampled else []
         named[name] = (len(members), _metrics([greedy[index] for index in members], chosen, samples))
     return Evaluation(split, samples, named)
+
+
+def accuracy_by_source(items: Sequence[Answered]) -> dict[str, float]:
+    """Share of right first completions of each source of a mixture, by name; empty where rows have no source."""
+    by_source: dict[str, list[bool]] = {}
+    for item in items:
+        if "source" in item.row:
+            by_source.setdefault(item.row["source"], []).append(item.correct[0])
+    return {name: float(np.mean(correct)) for name, correct in sorted(by_source.items())}
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -14,7 +14,6 @@ import jax
 
 from agent_tunix import (
     checkpoints,
-    data,
     evaluation,
     models,
     policies,
@@ -176,7 +175,7 @@ def _unhealthy_line(path: Path, step: int, stop_on: str) -> str:
 def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool]) -> None:
     config = shop.config
     recipe, (optimizer, schedule) = recipes.recipe(config), workshop.optimizer(config)
-    mesh = workshop.mesh(config)
+    mesh, (batches, feedback) = workshop.mesh(config), workshop.batches(shop, recipe.reward)
     eval_samples = len(shop.dataset.heldout[: config.evaluation.rows])
     run.write_reward(watching.facts(recipe.reward, eval_samples))
     monitor = watching.monitor(config, recipe.reward, run, display, eval_samples=eval_samples)
@@ -195,7 +194,8 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked:
             optimizer,
             schedule,
             sample=workshop.sampler(shop, mesh=mesh),
-            batches=data.batches(shop.dataset.train, size=config.training.prompts_per_batch, seed=config.seed),
+            batches=batches,
+            feedback=feedback,
             evaluate=workshop.evaluator(shop),
             plan=workshop.plan(config, shop.architecture),
             run=run,

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from agent_tunix import batching
 from agent_tunix.rewards import flat_groups
 from agent_tunix.text import states_several
 from agent_tunix.types import Outcome, Rollouts, Score
@@ -115,6 +116,30 @@ def source_measures(rollouts: Rollouts, score: Score) -> Mapping[str, float]:
         return {}
     value, valid = np.asarray(score.value, np.float64), np.asarray(score.valid)
     return {f"reward/task/{name}": _mean(value[tasks == name][valid[tasks == name]]) for name in names}
+
+
+def mixture_measures(rollouts: Rollouts, score: Score, solved: Float[np.ndarray, "prompts group"]) -> dict[str, float]:
+    """What each source of a mixture contributed: its share of the prompts, reward, solve rate and groups.
+
+    Args:
+      rollouts: With the column `source`.
+      score: Unshaped.
+      solved: How far every completion solves its prompt; nan where that is not known.
+    """
+    sources, out = np.asarray(rollouts.columns["source"]), {}
+    for name in sorted(set(sources.tolist())):
+        index = np.flatnonzero(sources == name)
+        own = batching.take(score, index.tolist())
+        verdicts = solved[index][~np.isnan(solved[index])]
+        numbers = {
+            "share": len(index) / len(sources),
+            "reward_mean": _mean(np.asarray(own.value, np.float64)[np.asarray(own.valid)]),
+            "solve_rate": _mean(verdicts),
+            "group_std": group_measures(own)["group/std"],
+            "flat_fraction": group_measures(own)["group/flat_fraction"],
+        }
+        out |= {f"source/{name}/{label}": number for label, number in numbers.items()}
+    return out
 
 
 def _spread(value: np.ndarray) -> dict[str, float]:

@@ -26,8 +26,8 @@ from agent_tunix.errors import ConfigError, nearest, unknown
 from agent_tunix.recipes import from_mapping
 
 PRIMARY = "config"
-# Estimators have arguments of their own, so these keys are open.
-OPEN = "advantage.arguments."
+OPEN = ("advantage.arguments", "data.gym_arguments", "data.sources")
+"""Mappings whose keys are not known here: arguments of estimators and data sets, and names of sources."""
 
 
 def conf_dir() -> Path:
@@ -126,13 +126,18 @@ def _normalised(override: Override, known: Mapping[str, list[str]]) -> str:
         if isinstance(value, str) and value not in known[key]:
             raise ConfigError(unknown(f"{key}", value, known[key]))
         return text if override.is_delete() else text.lstrip("+")
-    if key.startswith(OPEN) and key.count(".") == 2:
+    if _is_open(key):
         return "++" + text.lstrip("+")
     if "@" not in key and not _exists(key):
         raise ConfigError(_unknown_key(key, known))
     if override.is_delete():
         raise ConfigError(f"`{text}` would delete a setting; every setting has a value, so write {key}=value")
     return text.lstrip("+")
+
+
+def _is_open(key: str) -> bool:
+    """Whether a key is one of the open mappings, or inside one."""
+    return key in OPEN or key.startswith("data.sources.") or key.rpartition(".")[0] in OPEN
 
 
 def _exists(key: str) -> bool:
@@ -186,7 +191,7 @@ def _in_our_words(overrides: Sequence[str]) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         key = str(getattr(cause, "full_key", None))
         given = next((override for override in overrides if override.lstrip("+").split("=")[0] == key), None)
-        hint = float if key.startswith(OPEN) else keys().get(key)
+        hint = float if key.startswith("advantage.arguments.") else keys().get(key)
         if hint is not None and given is not None:
             raise ConfigError(f"`{given.lstrip('+')}` does not fit: {key} takes {_words(hint)}") from error
         raise ConfigError(" ".join(str(error).split())) from error

@@ -7,15 +7,18 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
-from agent_tunix import advantages, buckets, data, lookup, losses, meshes, rewards, tasks, text
+import numpy as np
+from jaxtyping import Float
+
+from agent_tunix import advantages, buckets, curricula, data, lookup, losses, meshes, rewards, sources, tasks, text
 from agent_tunix.config import Config, LossConfig, RewardConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.plain import flatten
 from agent_tunix.rewards import custom
-from agent_tunix.types import Advantage, KeepGroup, Loss, Recipe, Reward, Shaping
+from agent_tunix.types import Advantage, KeepGroup, Loss, Recipe, Reward, Rollouts, Score, Shaping
 
 ESTIMATORS: Mapping[str, tuple[Callable[..., Any], Callable[..., Advantage]]] = {
     "group_normalized": (advantages.group_normalized, advantages.per_group),
@@ -52,7 +55,9 @@ RUNNERS: Mapping[str, Callable[[RewardConfig], rewards.Runner | None]] = {
 }
 
 CHOICES: Mapping[str, Callable[[], list[str]]] = {
-    "data.task": data.names,
+    "data.task": lambda: [*data.names(), sources.MIXTURE],
+    "data.curriculum.by": lambda: ["none", *sources.PREFERENCES],
+    "data.curriculum.solved": lambda: ["answer", "reward"],
     "data.malformed": lambda: ["raise", "skip"],
     "data.overlong_prompts": lambda: ["raise", "truncate"],
     "reward.run": lambda: list(RUNNERS),
@@ -74,7 +79,7 @@ AT_LEAST: Mapping[str, float] = {
     "model.head_dim": 2,
     **dict.fromkeys(("data.level", "data.train_size", "data.heldout_size"), 1),
     "data.max_prompt_tokens": 2,
-    "data.few_shot": 0,
+    **dict.fromkeys(("data.few_shot", "data.curriculum.floor", "data.curriculum.memory"), 0),
     **dict.fromkeys(("sampling.max_completion_tokens", "sampling.rollout_microbatches"), 1),
     **dict.fromkeys(("training.prompts_per_batch", "training.num_iterations", "training.minibatches"), 1),
     **dict.fromkeys(("training.microbatches", "training.rollouts_ahead"), 0),
@@ -92,15 +97,20 @@ AT_LEAST: Mapping[str, float] = {
 }
 ABOVE: Mapping[str, float] = {
     **dict.fromkeys(("sampling.top_p", "optimizer.learning_rate", "warm_start.learning_rate", "model.lora_alpha"), 0),
+    **dict.fromkeys(("data.curriculum.target", "data.curriculum.start", "data.curriculum.pace"), 0),
     "reward.timeout_s": 0,
     **dict.fromkeys(("loss.epsilon", "loss.epsilon_high", "loss.mismatch_cap", "optimizer.eps"), 0),
     "optimizer.clip_norm": 0,
     "loss.dual_clip": 1,
 }
-AT_MOST: Mapping[str, float] = dict.fromkeys(
-    ("sampling.top_p", "optimizer.final_fraction", "warm_start.final_fraction", "training.rollouts_ahead"), 1
+AT_MOST: Mapping[str, float] = {
+    **dict.fromkeys(("sampling.top_p", "optimizer.final_fraction", "warm_start.final_fraction"), 1),
+    **dict.fromkeys((f"data.curriculum.{name}" for name in ("floor", "memory", "start", "pace")), 1),
+    "training.rollouts_ahead": 1,
+}
+BELOW: Mapping[str, float] = dict.fromkeys(
+    ("data.curriculum.target", "sampling.min_p", "optimizer.b1", "optimizer.b2"), 1
 )
-BELOW: Mapping[str, float] = dict.fromkeys(("sampling.min_p", "optimizer.b1", "optimizer.b2"), 1)
 
 BOUNDS: tuple[tuple[str, Mapping[str, float], Callable[[float, float], bool]], ...] = (
     ("at least", AT_LEAST, lambda value, bound: value >= bound),
@@ -116,12 +126,39 @@ def validate(config: Config) -> None:
     Raises:
       ConfigError: One sentence about the first setting found: what was got, where, and what to do.
     """
-    values = flatten(asdict(config))
-    _check_choices(values)
-    _check_bounds(values)
+    _check_values(config)
+    _check_data(config)
     _check_portions(config)
     _check_combinations(config)
     _typed_arguments(config)
+
+
+def _check_values(config: Config) -> None:
+    values = flatten(asdict(config))
+    _check_choices(values)
+    _check_bounds(values)
+
+
+def _check_data(config: Config) -> None:
+    """Checks the settings of rows, those of every source of a mixture as if it were the only one."""
+    found = sources.sources(config)
+    for name, source in found.items():
+        try:
+            alone = replace(config, data=source.settings)
+            _check_values(alone)
+            _check_data(alone)
+        except ConfigError as error:
+            raise ConfigError(f"source {name}: {error}") from error
+    for task, key in (("file", "path"), ("math", "path"), ("gym", "gym")):
+        if config.data.task == task and getattr(config.data, key) is None:
+            what = "the name of a data set there" if key == "gym" else "a JSONL, CSV or Parquet file there"
+            raise ConfigError(f"data.{key} is not set; data.task={task} needs {what}")
+    own = [name for name, source in found.items() if source.reward_function is not None]
+    if own and config.advantage.estimator == "decoupled":
+        raise ConfigError(
+            f"advantage.estimator=decoupled weighs the parts of one reward, but source {own[0]} has its own; choose "
+            "another estimator"
+        )
 
 
 def _check_choices(values: Mapping[str, Any]) -> None:
@@ -196,10 +233,6 @@ def _check_combinations(config: Config) -> None:
         ),
         (model.head_dim % 2, f"model.head_dim is {model.head_dim}; rotary positions need an even number"),
         (
-            config.data.task == "file" and config.data.path is None,
-            "data.path is not set; data.task=file needs a JSONL, CSV or Parquet file there",
-        ),
-        (
             config.sampling.temperature == 0 and config.training.steps > 0,
             "sampling.temperature is 0, which makes all completions of a group equal; train with more, such as 1.0",
         ),
@@ -257,12 +290,56 @@ def recipe(config: Config) -> Recipe:
 
 
 def reward(config: Config) -> Reward:
-    """`training.reward_function`, or the default reward with the weights of `reward`."""
-    name, chosen = config.training.reward_function, config.reward
+    """`training.reward_function`, or the default reward with the weights of `reward`.
+
+    Where sources of a mixture have a reward of their own, every prompt goes to that of its source.
+    """
+    names = {name: source.reward_function for name, source in sources.sources(config).items()}
+    chosen = {name: found for name, found in names.items() if found is not None}
+    main = _reward(config, "training.reward_function", config.training.reward_function)
+    if not chosen:
+        return main
+    named = {found: _reward(config, f"data.sources.{name}.reward_function", found) for name, found in chosen.items()}
+    others = {} if len(chosen) == len(names) else {"default": main}
+    try:
+        return rewards.route("source", {name: named[found] for name, found in chosen.items()}, **others)
+    except ValueError as error:
+        raise ConfigError(f"data.sources: {error}") from error
+
+
+def _reward(config: Config, setting: str, name: str | None) -> Reward:
+    chosen = config.reward
     how = {"run": runner(chosen), "on_failure": rewards.OnFailure(chosen.retries, chosen.on_failure)}
     if name in (None, "default"):
         return rewards.default(chosen.alpha, chosen.beta, is_correct=is_correct, **how)
-    return named_reward("training.reward_function", name, **how)
+    return named_reward(setting, name, **how)
+
+
+def solved(config: Config, reward: Reward) -> curricula.Solved:
+    """How far completions solve their prompts, as `data.curriculum.solved` says.
+
+    Raises:
+      ConfigError: The share of the attainable reward is asked for, but its bounds are not known.
+    """
+    low, high = reward.bounds
+    if config.data.curriculum.solved == "reward":
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ConfigError(
+                f"data.curriculum.solved=reward needs the range of `{reward.name}`, which is {low} to {high}; declare "
+                "its bounds, or leave the setting at `answer`"
+            )
+        return lambda rollouts, score: np.where(score.valid, (np.asarray(score.value) - low) / (high - low), np.nan)
+    if "correctness" in reward.parts and reward.name == "default":
+        return lambda rollouts, score: np.asarray(score.parts["correctness"])
+    return _graded
+
+
+def _graded(rollouts: Rollouts, score: Score) -> Float[np.ndarray, "prompts group"]:
+    """The verdicts of the strict grader."""
+    columns = rollouts.columns
+    rows = [{name: values[place] for name, values in columns.items()} for place in range(len(rollouts.prompts))]
+    graded = [[is_correct(text, row) for text in texts] for row, texts in zip(rows, rollouts.completions, strict=True)]
+    return np.array(graded, float)
 
 
 def named_reward(setting: str, name: str, **how: Any) -> Reward:
@@ -309,10 +386,11 @@ def _made(found: Any) -> Any:
 
 def is_correct(response: str, row: Mapping[str, Any]) -> float:
     """1 where the answer a response states is right by the rules of the row's task, else 0; the strict grader."""
-    if row.get("task") in tasks.TASKS and tasks.TASKS[row["task"]].is_correct is not None:
-        stated = text.stated_answer(response)
-        return float(stated is not None and tasks.is_correct(stated, row))
-    return rewards.exact_answer(response, row["answer"])
+    check = tasks.check_of(row)
+    if check is None:
+        return rewards.exact_answer(response, row["answer"], symbolic=row.get("symbolic") is True)
+    stated = text.stated_answer(response)
+    return float(stated is not None and check(stated, row))
 
 
 def shaping(config: Config) -> Shaping:
@@ -357,27 +435,6 @@ def loss(config: Config) -> Loss:
 def keep_group(config: Config) -> KeepGroup | None:
     """Which groups are worth training on; None keeps all."""
     return rewards.mixed_groups if config.training.dynamic_sampling else None
-
-
-def dataset(config: Config) -> data.Dataset:
-    """The rows to train on and those held out.
-
-    Raises:
-      DataError: If they cannot be read.
-    """
-    chosen = config.data
-    return data.load(
-        chosen.task,
-        path=chosen.path,
-        level=chosen.level,
-        train_size=chosen.train_size,
-        heldout_size=chosen.heldout_size,
-        prompt_column=chosen.prompt_column,
-        answer_column=chosen.answer_column,
-        demonstration_column=chosen.demonstration_column,
-        malformed=chosen.malformed,
-        seed=config.seed,
-    )
 
 
 def from_mapping(values: Mapping[str, Any]) -> Config:

@@ -98,10 +98,43 @@ def stated_answer(completion: str) -> str | None:
     """
     stated = _last_block(completion)
     if stated is None:
-        stated = _last_box(completion)
+        stated = boxed_answer(completion)
     if stated is None:
         stated = _stated_on_a_line(completion)
     return None if stated is None else stated.strip()
+
+
+def boxed_answer(completion: str) -> str | None:
+    r"""Returns what stands in the last `\boxed{...}` or `\fbox{...}` whose braces balance, None without one.
+
+    Walks over the braces from the end. A closing brace waits on a stack for the opening brace that takes it, so the
+    first box that finds one is the last complete box. Both searches only ever move left, which keeps the walk linear.
+
+    Args:
+      completion: Any text; at most 20,000 braces are read.
+
+    Examples:
+      >>> boxed_answer(r"So $\boxed{\frac{1}{2}}$.")
+      '\\frac{1}{2}'
+    """
+    if r"\boxed" not in completion and r"\fbox" not in completion:
+        return None
+    opening, closing = completion.rfind("{"), completion.rfind("}")
+    waiting: list[int] = []
+    for _ in range(_MAX_BRACES):
+        if opening < 0:
+            return None
+        if closing > opening:
+            if not _is_escaped(completion, closing):
+                waiting.append(closing)
+            closing = completion.rfind("}", 0, closing)
+            continue
+        if waiting and not _is_escaped(completion, opening):
+            end = waiting.pop()
+            if completion.endswith(_BOXES, 0, opening):
+                return completion[opening + 1 : end]
+        opening = completion.rfind("{", 0, opening)
+    return None
 
 
 def states_several(completion: str, reference: str = "") -> bool:
@@ -270,32 +303,6 @@ def _last_block(completion: str) -> str | None:
     if start < 0:
         return None
     return completion[start + 8 : completion.find(ANSWER_CLOSE, start)]
-
-
-def _last_box(completion: str) -> str | None:
-    r"""Content of the last `\boxed{...}` whose braces balance.
-
-    Walks over the braces from the end. A closing brace waits on a stack for the opening brace that takes it, so the
-    first box that finds one is the last complete box. Both searches only ever move left, which keeps the walk linear.
-    """
-    if r"\boxed" not in completion and r"\fbox" not in completion:
-        return None
-    opening, closing = completion.rfind("{"), completion.rfind("}")
-    waiting: list[int] = []
-    for _ in range(_MAX_BRACES):
-        if opening < 0:
-            return None
-        if closing > opening:
-            if not _is_escaped(completion, closing):
-                waiting.append(closing)
-            closing = completion.rfind("}", 0, closing)
-            continue
-        if waiting and not _is_escaped(completion, opening):
-            end = waiting.pop()
-            if completion.endswith(_BOXES, 0, opening):
-                return completion[opening + 1 : end]
-        opening = completion.rfind("{", 0, opening)
-    return None
 
 
 def _is_escaped(completion: str, position: int) -> bool:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Key
 from agent_tunix import advantages, components, devices, measures, runs
 from agent_tunix.ahead import Ahead, InLine
 from agent_tunix.checkpoints import Checkpoints
-from agent_tunix.collecting import Batches, Clock, Record, Scored, collect
+from agent_tunix.collecting import Batches, Clock, Feedback, Record, Scored, collect, no_feedback
 from agent_tunix.errors import RunError
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.runs import RunWriter
@@ -124,6 +124,7 @@ def fit(
     *,
     sample: Sample,
     batches: Batches,
+    feedback: Feedback = no_feedback,
     evaluate: Callable[[Parameters, Key[Array, ""]], dict[str, float]],
     plan: Plan,
     run: RunWriter,
@@ -143,6 +144,7 @@ def fit(
       learning_rate: Its schedule, for the metrics.
       sample: Draws completions from the policy that is trained.
       batches: Rows to train on.
+      feedback: Told of each batch once it is graded, before the rows of the next one are drawn.
       evaluate: Held-out metrics, at least `eval/accuracy`.
       plan: Length and portions.
       run: Where metrics and samples go.
@@ -179,7 +181,7 @@ def fit(
         return collect(
             sample, recipe.reward, recipe.keep_group, parameters, batches, jax.random.fold_in(keys[0], batch),
             group_size=plan.group_size, parts=plan.rollout_microbatches, max_refills=plan.max_refills, batch=batch,
-            record=record, clock=clock,
+            record=record, clock=clock, feedback=feedback,
         )  # fmt: skip
 
     rounds = Ahead(sample, gather, batches, behind) if plan.rollouts_ahead else InLine(sample, gather, batches)
@@ -204,8 +206,7 @@ def fit(
         show(row, {})
         return _judged(progress, row["eval/accuracy"])
 
-    if np.isnan(progress.accuracy):
-        progress = measure()
+    progress = measure() if np.isnan(progress.accuracy) else progress
     try:
         while not (reason := _reason(progress, plan, should_stop)):
             clock, last = Clock(), progress.step + plan.num_iterations * plan.minibatches >= plan.steps

@@ -30,16 +30,18 @@ from agent_tunix import (
     recipes,
     rewards,
     sampling,
+    sources,
     supervised,
     tokenizers,
     training,
 )
+from agent_tunix.collecting import Batches, Feedback
 from agent_tunix.config import Config
 from agent_tunix.errors import ConfigError, ModelError, RunError
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.sampling import Distribution, Sample
 from agent_tunix.tokenizers import CharacterTokenizer, Tokenizer
-from agent_tunix.types import Params, Row
+from agent_tunix.types import Params, Reward, Row
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +82,7 @@ def workshop(config: Config, folder_of: Callable[[str], Path] = hugging_face.fol
     origin = folder_of(config.model.weights) if config.model.weights else None
     tokenizer, architecture = _drawn(config) if origin is None else _pretrained(origin)
     policy = models.policy(architecture, dtype=config.model.dtype, remat=config.model.remat)
-    dataset = recipes.dataset(config)
+    dataset = sources.dataset(config)
     shown, trained = dataset.train[: config.data.few_shot], dataset.train[config.data.few_shot :]
     layout = _layout(config, tokenizer, shown)
     return Workshop(config, tokenizer, dataset._replace(train=trained), architecture, policy, origin, layout)
@@ -242,6 +244,11 @@ def optimizer(config: Config) -> tuple[optax.GradientTransformation, optax.Sched
     return optimizers.adamw(schedule, **settings), schedule
 
 
+def batches(shop: Workshop, reward: Reward) -> tuple[Batches, Feedback]:
+    """The order in which training rows are drawn, and what it is told of every graded batch."""
+    return sources.batches(shop.config, shop.dataset.train, recipes.solved(shop.config, reward))
+
+
 def answers(shop: Workshop, rows: Sequence[Row]) -> Callable[..., list[evaluation.Answered]]:
     """The function `(sample, parameters, group_size, key)` that completes and grades given rows."""
 
@@ -276,6 +283,8 @@ def evaluator(shop: Workshop) -> Callable[[Parameters, Key[Array, ""]], dict[str
                 f"eval/{prefix}length": float(np.mean([item.lengths[0] for item in items])),
                 f"eval/{prefix}truncated_fraction": float(np.mean([item.truncated[0] for item in items])),
             }
+            by_source = evaluation.accuracy_by_source(items)
+            out |= {f"eval/{name}/{prefix}accuracy": accuracy for name, accuracy in by_source.items()}
         return out
 
     return evaluate

@@ -8,11 +8,19 @@ from typing import Any
 from agent_tunix.cli._command import RUN_ERROR, Command, Parser, as_json, check_run, run_argument
 from agent_tunix.errors import AgentTunixError, ConfigError, RewardError, unknown
 
+FURTHER = {
+    "gsm8k": "grade-school word problems",
+    "math": "competition problems in files, with answers in LaTeX",
+    "gym": "a data set of reasoning-gym",
+    "file": "rows of your own",
+}
+"""Tasks besides the procedural ones."""
+
 
 def _preflight_arguments(parser: Parser) -> None:
     parser.add_argument("reward", metavar="REWARD", help="as training.reward_function, such as my_rewards.py:reward")
     parser.add_argument("--data", required=True, metavar="DATA", help="a task, such as sorting, or a file of rows")
-    parser.add_argument("--path", metavar="PATH", help="of the data of gsm8k")
+    parser.add_argument("--path", metavar="PATH", help="of the data of gsm8k or math; of gym, its data set")
     parser.add_argument("--rows", type=int, default=16, metavar="N", help="how many rows to try")
     parser.add_argument("--group-size", type=int, default=8, metavar="G", help="completions per prompt in training")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -87,7 +95,7 @@ def _tasks_arguments(parser: Parser) -> None:
     parser.add_argument("--level", type=int, default=1, metavar="L", help="difficulty, from 1")
     parser.add_argument("--split", default="train", metavar="S", help="train or heldout")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--path", metavar="PATH", help="of gsm8k or of rows of your own (file)")
+    parser.add_argument("--path", metavar="PATH", help="of rows (gsm8k, math, file), or a data set (gym)")
 
 
 def _tasks(arguments: argparse.Namespace) -> None:
@@ -95,7 +103,8 @@ def _tasks(arguments: argparse.Namespace) -> None:
 
     if arguments.name is None:
         print("\n".join(f"{name:<16} {task.description}" for name, task in tasks.TASKS.items()))
-        print("gsm8k            grade-school word problems\nfile             rows of your own")
+        for name, description in FURTHER.items():
+            print(f"{name:<16} {description}")
         return
     if arguments.name not in data.names():
         raise ConfigError(unknown("task", arguments.name, data.names()))
@@ -117,7 +126,7 @@ def _loaded(task: str, path: str | None, rows: int = 1) -> Any:
 
     columns = {key: getattr(DataConfig, key) for key in ("prompt_column", "answer_column", "demonstration_column")}
     sizes = {"level": 1, "train_size": rows, "heldout_size": rows, "malformed": "raise", "seed": 0}
-    return data.load(task, path=path, **columns, **sizes)
+    return data.load(task, path=path, gym_task=path if task == "gym" else None, **columns, **sizes)
 
 
 COMMANDS = {

@@ -1,23 +1,24 @@
-"""Tasks with verifiable answers: procedural ones generated here, and GSM8K read by `tasks.gsm8k`.
+"""Tasks with verifiable answers: procedural ones generated here, GSM8K and MATH in files, and those of reasoning-gym.
 
 A row is a dictionary with `prompt`, `answer`, `demonstration` (a completion that solves it), `task` and `level`.
 Whether a prompt is held out is decided by a hash of the prompt alone, so that the splits never overlap, whatever the
 seeds and sizes.
 """
 
-import hashlib
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from agent_tunix.errors import ConfigError, unknown
-from agent_tunix.tasks import arithmetic, comparison, countdown, letter_counting, sorting
-from agent_tunix.tasks._task import DataError, Task
+from agent_tunix.tasks import arithmetic, comparison, countdown, gym, letter_counting, sorting
+from agent_tunix.tasks._task import DataError, Task, is_heldout, split_hash
 
-__all__ = ["SPLITS", "TASKS", "DataError", "Task", "generate", "is_correct", "is_heldout", "names", "split_hash"]
+__all__ = [
+    "SPLITS", "TASKS", "DataError", "Task", "check_of", "generate", "is_correct", "is_heldout", "names", "split_hash",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ TASKS: dict[str, Task] = {
 SPLITS = ("train", "heldout")
 """Names of the splits."""
 
-_HELDOUT_FRACTION = 0.1
 _PATIENCE = 20_000
 """Draws in a row that bring nothing new before a prompt space counts as exhausted: a held-out row of a task with 4,000
 prompts is overlooked with probability exp(-5)."""
@@ -40,22 +40,18 @@ def names() -> list[str]:
     return sorted(TASKS)
 
 
-def split_hash(prompt: str) -> float:
-    """A fixed pseudo-random number in [0, 1) for each prompt, equal in every process."""
-    return int.from_bytes(hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()[:6], "big") / 2**48
-
-
-def is_heldout(prompt: str) -> bool:
-    """Whether a prompt belongs to the held-out split, a tenth of all prompts."""
-    return split_hash(prompt) < _HELDOUT_FRACTION
+def check_of(row: Mapping[str, Any]) -> Callable[[str, Mapping[str, Any]], bool] | None:
+    """The check that the task of a row brings, `(answer, row) -> bool`; None where the answer is compared as it is."""
+    name = str(row.get("task", ""))
+    if name.startswith(gym.PREFIX):
+        return gym.is_correct
+    return TASKS[name].is_correct if name in TASKS else None
 
 
 def is_correct(answer: str, row: Mapping[str, Any]) -> bool:
     """Whether an answer, without its tags, is right for a row: by the task's own check, else by equality."""
-    task = TASKS.get(row.get("task", ""))
-    if task is None or task.is_correct is None:
-        return answer.strip() == str(row["answer"]).strip()
-    return task.is_correct(answer, row)
+    check = check_of(row)
+    return answer.strip() == str(row["answer"]).strip() if check is None else check(answer, row)
 
 
 def generate(name: str, *, level: int, size: int, split: str, seed: int) -> list[dict[str, Any]]:

@@ -52,6 +52,19 @@ def parsed(
     return good, skipped
 
 
+def text_of(record: dict[str, Any], key: str) -> str:
+    """The text that a record holds under a key, without surrounding whitespace.
+
+    Raises:
+      ValueError: The key is missing, or holds something else or nothing but whitespace.
+    """
+    if key not in record:
+        raise ValueError(f"`{key}` is missing; the row has {', '.join(map(str, record)) or 'no keys'}")
+    if not isinstance(record[key], str) or not record[key].strip():
+        raise ValueError(f"`{key}` is {record[key]!r}, not text")
+    return record[key].strip()
+
+
 def read(path: Path, *, malformed: str) -> tuple[list[tuple[str, dict[str, Any]]], int]:
     """Reads a file of rows, by the end of its name.
 

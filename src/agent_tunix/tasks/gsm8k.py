@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from agent_tunix.tasks._files import parsed, read
+from agent_tunix.tasks._files import parsed, read, text_of
 from agent_tunix.tasks._task import DataError
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -75,7 +75,7 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: A key is missing or not text, or the answer does not end in one `####` and a number.
     """
-    question, solution = (_text(record, key) for key in ("question", "answer"))
+    question, solution = (text_of(record, key) for key in ("question", "answer"))
     rationale, *golds = solution.split("####")
     if len(golds) != 1:
         raise ValueError(f"`answer` has {len(golds)} `####` instead of one before the number")
@@ -84,14 +84,6 @@ def row(record: dict[str, Any]) -> dict[str, Any]:
     demonstration = f"<reasoning>{rationale}</reasoning><answer>{gold}</answer>"
     level = rationale.count("\n") + 1
     return {"prompt": question, "answer": gold, "demonstration": demonstration, "task": "gsm8k", "level": level}
-
-
-def _text(record: dict[str, Any], key: str) -> str:
-    if key not in record:
-        raise ValueError(f"`{key}` is missing; the row has {', '.join(map(str, record)) or 'no keys'}")
-    if not isinstance(record[key], str) or not record[key].strip():
-        raise ValueError(f"`{key}` is {record[key]!r}, not text")
-    return record[key].strip()
 
 
 def canonical(text: str) -> str:
