@@ -13,7 +13,18 @@ SOURCE = Path(__file__).parents[1] / "src" / "agent_tunix"
 
 ROOMS: dict[int, tuple[str, ...]] = {
     0: ("text", "errors", "meshes", "plain", "types", "runs", "sketch"),
-    1: ("batching", "buckets", "devices", "streams", "drawing", "advantages", "losses", "optimizers", "rewards"),
+    1: (
+        "hosts",
+        "batching",
+        "buckets",
+        "devices",
+        "streams",
+        "drawing",
+        "advantages",
+        "losses",
+        "optimizers",
+        "rewards",
+    ),
     2: (
         "tokenizers",
         "tasks",

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from agent_tunix import hosts
 from agent_tunix.errors import AgentTunixError
 
 ARRAYS, BEHIND, RECORD = "arrays", "behind", "record"
@@ -72,7 +74,7 @@ class Checkpoints:
           CheckpointError: If the disk refuses, also when an earlier background write failed.
         """
         self.wait()
-        if step in self.steps():
+        if step in self._agreed_steps():
             return
         self._discard_torn()
         items = {ARRAYS: ocp.args.StandardSave(_detached(arrays)), RECORD: ocp.args.JsonSave(record)}
@@ -100,7 +102,7 @@ class Checkpoints:
         Raises:
           CheckpointError: If the asked step does not exist.
         """
-        complete = self.steps()
+        complete = self._agreed_steps()
         if step is None and not complete:
             return None
         step = complete[-1] if step is None else step
@@ -120,7 +122,7 @@ class Checkpoints:
         Args:
           like: Pytree of arrays (or shapes) with the structure to restore.
         """
-        complete = self.steps()
+        complete = self._agreed_steps()
         if not complete or not (self._folder(complete[-1]) / BEHIND).exists():
             return None
         arguments = ocp.args.StandardRestore(jax.tree.map(_shape, like))
@@ -130,6 +132,10 @@ class Checkpoints:
         """Steps of the complete checkpoints, ascending."""
         # The manager's own list also holds the step that is being written, or whose writing failed.
         return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(self.directory))
+
+    def _agreed_steps(self) -> list[int]:
+        """What the first process sees: others may see a folder of a shared file system a little later."""
+        return hosts.exchanged("checkpoints", self.steps())[0]
 
     def best_step(self) -> int | None:
         """Step of the checkpoint with the best held-out accuracy; of several, the newest."""
@@ -161,10 +167,11 @@ class Checkpoints:
         """Removes what a kill or a full disk cut off.
 
         Only a writer may, and only while none of its own writes is under way: to one that merely reads, a checkpoint
-        that another process is writing looks just the same.
+        that another process is writing looks just the same. Of processes that train together the first one does.
         """
         for torn in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(torn, ignore_errors=True)
+            if hosts.index() == 0:
+                shutil.rmtree(torn, ignore_errors=True)
 
     def _folder(self, step: int) -> Path:
         return self.directory / ocp.path.step.standard_name_format().build_name(step)
@@ -191,7 +198,7 @@ def save_tree(path: Path, tree: Any) -> None:
       CheckpointError: If the disk refuses, or something is there already.
     """
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _alone() as checkpointer:
             checkpointer.save(Path(path).absolute(), _detached(tree))
             checkpointer.wait_until_finished()
     except WRITE_ERRORS as error:
@@ -200,8 +207,15 @@ def save_tree(path: Path, tree: Any) -> None:
 
 def load_tree(path: Path, like: Any) -> Any:
     """Reads what `save_tree` wrote, in the structure of `like`."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _alone() as checkpointer:
         return checkpointer.restore(Path(path).absolute(), jax.tree.map(_shape, like))
+
+
+def _alone() -> ocp.StandardCheckpointer:
+    """Writes and reads without waiting for other processes."""
+    own = hosts.index()
+    alone = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}") if hosts.count() > 1 else None
+    return ocp.StandardCheckpointer(multiprocessing_options=alone) if alone else ocp.StandardCheckpointer()
 
 
 def _accuracy(metrics: dict[str, float]) -> float:
@@ -212,8 +226,12 @@ def _detached(tree: Any) -> Any:
     """Copies of arrays that live in host memory: the next update donates those buffers while they are being written."""
 
     def copy(leaf: Any) -> Any:
-        on_device = isinstance(leaf, jax.Array) and next(iter(leaf.devices())).platform != "cpu"
-        return leaf if on_device else np.array(leaf, copy=True)
+        if not isinstance(leaf, jax.Array):
+            return np.array(leaf, copy=True)
+        if next(iter(leaf.devices())).platform != "cpu":
+            return leaf
+        # What several devices hold is copied by each, and each process writes what its own hold.
+        return np.array(leaf, copy=True) if len(leaf.devices()) == 1 else jnp.copy(leaf)
 
     return jax.tree.map(copy, tree)
 

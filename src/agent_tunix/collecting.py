@@ -5,6 +5,7 @@ the next one, and the step waits only for grades that are still missing.
 """
 
 import contextlib
+import dataclasses
 import logging
 import queue
 import threading
@@ -15,9 +16,10 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from agent_tunix import advantages, batching, measures
+from agent_tunix import advantages, batching, devices, hosts, measures
 from agent_tunix.errors import RewardError
 from agent_tunix.models import Parameters
 from agent_tunix.sampling import Sample
@@ -135,6 +137,21 @@ def collect(
     index = list(range(wanted))
     notes = {"group/kept_fraction": good / seen, "group/refills": float(refill), **feedback(rollouts, score)}
     return batching.take(rollouts, index), batching.take(score, index), notes
+
+
+def dealt(reward: Reward, mesh: Mesh | None) -> Reward:
+    """A reward of which every process computes the part of its own devices' prompts; the score is that of all.
+
+    Groups stay whole. An error in one process is an error in all.
+    """
+    if hosts.count() == 1:
+        return reward
+
+    def score(rollouts: Rollouts) -> Score:
+        own = batching.take(rollouts, range(len(rollouts.prompts))[devices.local(mesh, len(rollouts.prompts))])
+        return batching.join(hosts.together("scores", lambda: reward(own), RewardError))
+
+    return dataclasses.replace(reward, score=score)
 
 
 class Clock:

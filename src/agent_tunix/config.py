@@ -300,8 +300,13 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     mesh: str = "data1"
-    """Devices that prompts are dealt to, each with a copy of the parameters: `data8` for eight. Numbers that are added
-    up over devices differ in their last bits from those of one, so a run goes on over as many as it began with."""
+    """Devices along axes, joined by `x`: `data8`, `fsdp4xtp2`. Prompts are dealt over `data` and `fsdp`; parameters are
+    copied over `data`, cut over `fsdp` and gathered to be used, and heads, hidden units and the vocabulary are cut over
+    `tp`. Sums over devices differ in their last bits from those of one, so a run goes on over the mesh it began with;
+    `resume=force` takes it to another."""
+    distributed: str = "auto"
+    """`auto` joins the other processes that the environment names (Cloud TPU, SLURM, Kubernetes, or the variables
+    AGENT_TUNIX_COORDINATOR, AGENT_TUNIX_PROCESSES and AGENT_TUNIX_PROCESS), `never` trains alone."""
     seed: int = 0
     run_dir: str | None = None
     """Folder of the run; None makes a new one below `runs`. An existing run is resumed."""

@@ -29,11 +29,14 @@ class Display:
       steps: Optimizer updates of the run.
       log_rewards: Whether to write a line about the rewards of every batch.
       console: Where to write; standard error by default, so that standard output stays for results.
+      quiet: Whether to write nothing, because another process does.
     """
 
-    def __init__(self, steps: int, *, log_rewards: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self, steps: int, *, log_rewards: bool = False, console: Console | None = None, quiet: bool = False
+    ) -> None:
         self._steps, self._every = steps, max(1, steps // LINES)
-        self._console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False)
+        self._console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False, quiet=quiet)
         self._accuracy, self._health, self._log_rewards, self._batch = "-", "", log_rewards, -1
         self._bar = Progress(
             TextColumn("{task.description}"),

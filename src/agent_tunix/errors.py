@@ -18,6 +18,10 @@ class RunError(AgentTunixError, RuntimeError):
     """A run folder, or a run, that cannot go on."""
 
 
+class NotFinite(RunError):
+    """A loss or gradient that is not finite."""
+
+
 class ModelError(AgentTunixError, ValueError):
     """A model that cannot be loaded, or not be written: a missing weight, a wrong shape, a family without a forward."""
 

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
 
 from agent_tunix import (
     checkpoints,
+    collecting,
     evaluation,
+    hosts,
     models,
     policies,
     recipes,
@@ -28,7 +31,6 @@ from agent_tunix import (
 from agent_tunix.config import Config
 from agent_tunix.display import Display
 from agent_tunix.errors import RunError, command
-from agent_tunix.models import Parameters
 from agent_tunix.runs import Run, RunWriter
 from agent_tunix.types import Params, Row
 from agent_tunix.workshop import Workshop
@@ -56,29 +58,88 @@ def train(config: Config) -> Run:
     recipes.validate(config)
     watching.check(config)
     sinks.check(config)
+    hosts.join(config.distributed)
+    with hosts.noticed():
+        return _joined(config)
+
+
+def _joined(config: Config) -> Run:
+    """The same, among the other processes if there are any."""
     plain = dataclasses.asdict(config)
-    path = Path(config.run_dir) if config.run_dir else runs.new_run_dir(runs.default_name(plain))
+    path = _run_dir(config, plain)
     workshop.keep_compiled_programs(workshop.cache_dir(config))
+    first = hosts.index() == 0
     with (
-        runs.open_run(path, config=plain, resume=config.resume) as run,
-        Display(config.training.steps, log_rewards=config.training.log_rewards) as display,
-        sinks.attached(config, run),
+        _opened(path, plain, config.resume) as run,
+        Display(config.training.steps, log_rewards=config.training.log_rewards, quiet=not first) as display,
+        sinks.attached(config, run) if first else contextlib.nullcontext(),
         stop_signals() as should_stop,
     ):
-        done = runs.read_summary(path)
+        done = hosts.exchanged("done", runs.read_summary(path))[0]
         if done and not run.changes:
             line = f"{path} is finished at step {done['step']}; nothing to do"
             unwell = done.get("reason") == "unhealthy"
             display.say(_unhealthy_line(path, done["step"], config.training.stop_on) if unwell else line)
             return runs.read_run(path)
+        if "mesh" in run.changes:
+            display.say(_mesh_line(*run.changes["mesh"]))
         try:
-            shop = policies.workshop_of(config)
-            workshop.check_prompts(shop)
-            start = workshop.start_params(shop, path, _warm_start_step(config, display, should_stop))
-            _fit(shop, start, run, display, should_stop)
+            _trained(config, path, run, display, should_stop)
         except Interrupted:
             display.say(f"stopped in the warm start, which will start over; go on with: {command('resume', path)}")
+        except hosts.FailedElsewhere as error:
+            if error.kind != Interrupted.__name__:
+                raise
+        hosts.meet("end")
     return runs.read_run(path)
+
+
+def _trained(config: Config, path: Path, run: RunWriter, display: Display, should_stop: Callable[[], bool]) -> None:
+    shop = policies.workshop_of(config)
+    workshop.check_prompts(shop)
+    mesh = workshop.mesh(config)
+    on_step = _warm_start_step(config, display, should_stop)
+    start = workshop.start_params(shop, path, on_step, on_host=mesh is not None)
+    _fit(shop, start, run, display, should_stop, mesh)
+
+
+def _run_dir(config: Config, plain: dict[str, Any]) -> Path:
+    """The folder of the run, the same for all processes."""
+
+    def chosen() -> Path | None:
+        if config.run_dir:
+            return Path(config.run_dir)
+        return runs.new_run_dir(runs.default_name(plain)) if hosts.index() == 0 else None
+
+    found = hosts.together("run_dir", chosen)[0]
+    assert found is not None
+    return found
+
+
+def _opened(path: Path, plain: dict[str, Any], resume: str) -> RunWriter:
+    """The run, written by the first process and followed by the others, which have to see its folder.
+
+    Raises:
+      RunError: If it cannot be opened, or another process has no such folder.
+    """
+    if hosts.count() == 1:
+        return runs.open_run(path, config=plain, resume=resume)
+    opened: list[RunWriter] = []
+
+    def open_first() -> tuple[bool, dict[str, Any]] | None:
+        if hosts.index():
+            return None
+        opened.append(runs.open_run(path, config=plain, resume=resume))
+        return opened[0].resumed, opened[0].changes
+
+    def seen() -> None:
+        if not runs.is_run(path):
+            raise RunError(f"{path.absolute()} is not the folder that process 0 writes; put run_dir on a shared one")
+
+    found = hosts.together("open", open_first)[0]
+    assert found is not None
+    hosts.together("seen", seen)
+    return opened[0] if opened else runs.Follower(path, resumed=found[0], changes=found[1])
 
 
 def resume(path: Path | str) -> Run:
@@ -172,14 +233,22 @@ def _unhealthy_line(path: Path, step: int, stop_on: str) -> str:
     )
 
 
-def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool]) -> None:
-    config = shop.config
+def _mesh_line(old: object, new: object) -> str:
+    return f"mesh was {old} and is {new}: from here on the last bits may be others than over the mesh it began with"
+
+
+def _fit(
+    shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool], mesh: Mesh | None
+) -> None:
+    config, first = _watched(shop.config), hosts.index() == 0
     recipe, (optimizer, schedule) = recipes.recipe(config), workshop.optimizer(config)
-    mesh, (batches, feedback) = workshop.mesh(config), workshop.batches(shop, recipe.reward)
+    batches, feedback = workshop.batches(shop, recipe.reward)
+    recipe = recipe._replace(reward=collecting.dealt(recipe.reward, mesh))
     eval_samples = len(shop.dataset.heldout[: config.evaluation.rows])
     run.write_reward(watching.facts(recipe.reward, eval_samples))
     monitor = watching.monitor(config, recipe.reward, run, display, eval_samples=eval_samples)
     report = watching.periodic_report(run.path, config.diagnostics.report_every_steps, config.training.steps)
+    stopping = watching.stopping(asked, monitor, config.training.stop_on)
 
     def show(row: dict[str, Any], timing: dict[str, float]) -> None:
         display.show(row, timing)
@@ -189,18 +258,18 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked:
     try:
         parameters, progress = training.fit(
             shop.policy,
-            workshop.parameters(shop, start),
+            workshop.placed(shop, workshop.parameters(shop, start), mesh),
             recipe,
             optimizer,
             schedule,
             sample=workshop.sampler(shop, mesh=mesh),
             batches=batches,
             feedback=feedback,
-            evaluate=workshop.evaluator(shop),
-            plan=workshop.plan(config, shop.architecture),
+            evaluate=workshop.evaluator(shop, mesh),
+            plan=workshop.plan(config, shop.architecture, mesh),
             run=run,
             checkpoints=manager,
-            should_stop=watching.stopping(asked, monitor, config.training.stop_on),
+            should_stop=lambda: next(filter(None, hosts.exchanged("stop", stopping())), ""),
             observer=monitor,
             show=show,
             mesh=mesh,
@@ -213,12 +282,36 @@ def _fit(shop: Workshop, start: Params, run: RunWriter, display: Display, asked:
         return
     if progress.reason == "unhealthy":
         display.say(_unhealthy_line(run.path, progress.step, config.training.stop_on))
-    run.write_summary(_summary(run.path, parameters, progress) | {"health": [f.to_json() for f in monitor.findings]})
+    sha256 = _same_everywhere(models.params_sha256(parameters.trainable))
+    if not first:
+        return
+    summary = _summary(run.path, sha256, progress)
+    run.write_summary(summary | {"health": [finding.to_json() for finding in monitor.findings]})
     if config.training.save_reward_analysis:
         analysis = reward_analysis.analyse(runs.read_samples(run.path))
         run.write_reward_analysis(analysis)
         display.say(reward_analysis.table(analysis))
     watching.write_report(run.path)
+
+
+def _watched(config: Config) -> Config:
+    """A config with which only the first of several processes tells others of findings, and writes reports."""
+    if hosts.index() == 0:
+        return config
+    silent = dataclasses.replace(config.diagnostics, callback=None, webhook=None, report_every_steps=0)
+    return dataclasses.replace(config, diagnostics=silent)
+
+
+def _same_everywhere(sha256: str) -> str:
+    """The hash of the parameters.
+
+    Raises:
+      RunError: If the processes have ended with different ones.
+    """
+    found = hosts.exchanged("sha256", sha256)
+    if len(set(found)) > 1:
+        raise RunError(f"the processes have ended with different parameters ({', '.join(found)}); the run is broken")
+    return sha256
 
 
 def _warm_start_step(config: Config, display: Display, should_stop: Callable[[], bool]) -> Callable[[int, float], None]:
@@ -230,7 +323,7 @@ def _warm_start_step(config: Config, display: Display, should_stop: Callable[[],
     return on_step
 
 
-def _summary(path: Path, parameters: Parameters, progress: training.Progress) -> dict[str, Any]:
+def _summary(path: Path, sha256: str, progress: training.Progress) -> dict[str, Any]:
     evaluations = [_numbers(row) for row in runs.read_metrics(path, "eval")]
     steps = [_numbers(row) for row in runs.read_metrics(path, "train")]
     return {
@@ -242,7 +335,7 @@ def _summary(path: Path, parameters: Parameters, progress: training.Progress) ->
         "start": evaluations[0] if evaluations else None,
         "final": (steps[-1] if steps else {}) | (evaluations[-1] if evaluations else {}),
         "best": max(evaluations, key=lambda row: row["eval/accuracy"], default=None),
-        "params_sha256": models.params_sha256(parameters.trainable),
+        "params_sha256": sha256,
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import jax
 
-from agent_tunix import checkpoints, hugging_face, models, recipes, runs, training, workshop
+from agent_tunix import checkpoints, hosts, hugging_face, models, recipes, runs, training, workshop
 from agent_tunix.config import Config
 from agent_tunix.errors import ModelError, RunError, command
 from agent_tunix.models import Parameters
@@ -107,6 +107,11 @@ def _folder_of_run(weights: str, config: Config) -> Path:
     for file in (path / runs.CONFIG, *sorted((path / runs.CHECKPOINTS / str(step)).glob("_*"))):
         digest.update(file.read_bytes())  # orbax notes there when the checkpoint was written
     kept = workshop.cache_dir(config) / "runs" / digest.hexdigest()[:32]
+    if hosts.count() > 1 and not kept.exists():
+        raise ModelError(
+            f"model.weights={weights} has to be written out before several processes read it: "
+            f"{command('export', path, '--to', 'DIR')}, then model.weights=DIR"
+        )
     return kept if kept.exists() else export(path, kept, checkpoint=step, dtype="float32")
 
 

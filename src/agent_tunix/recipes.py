@@ -72,6 +72,7 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = {
     "model.quantize": lambda: ["int8", "int4", "nf4"],
     "optimizer.schedule": lambda: ["cosine", "constant"],
     "resume": lambda: ["auto", "force", "never"],
+    "distributed": lambda: ["auto", "never"],
 }
 
 AT_LEAST: Mapping[str, float] = {
@@ -179,7 +180,7 @@ def _check_bounds(values: Mapping[str, Any]) -> None:
 
 def _check_portions(config: Config) -> None:
     """Whole groups are dealt out evenly, so every division has to come out even."""
-    training, devices = config.training, _devices(config)
+    training, devices = config.training, meshes.mesh(config.mesh).rows
     prompts = training.prompts_per_batch
     for key, number, whole in (
         ("sampling.rollout_microbatches", config.sampling.rollout_microbatches, prompts),
@@ -202,17 +203,6 @@ def _check_portions(config: Config) -> None:
         raise ConfigError(f"training.microbatches is {training.microbatches}: {error}") from error
 
 
-def _devices(config: Config) -> int:
-    """Over how many devices prompts are dealt."""
-    axes = meshes.mesh(config.mesh)
-    if axes.devices != axes.data:
-        raise ConfigError(
-            f"mesh is {config.mesh}, but training deals prompts over `data` alone so far; write data{axes.devices}, or "
-            "see what fsdp and tp would do with `agent-tunix plan`"
-        )
-    return axes.data
-
-
 def _check_combinations(config: Config) -> None:
     model, loss, group = config.model, config.loss, config.training.group_size
     for wrong, sentence in (
@@ -230,6 +220,11 @@ def _check_combinations(config: Config) -> None:
             model.quantize and not model.lora_rank,
             f"model.quantize is {model.quantize}, which keeps a frozen backbone in fewer bits, but every parameter "
             "trains; set model.lora_rank",
+        ),
+        (
+            model.quantize and meshes.mesh(config.mesh).devices != meshes.mesh(config.mesh).data,
+            f"mesh is {config.mesh}, but weights in {model.quantize} cannot be cut; take mesh=dataN, or leave out "
+            "model.quantize",
         ),
         (model.head_dim % 2, f"model.head_dim is {model.head_dim}; rotary positions need an even number"),
         (

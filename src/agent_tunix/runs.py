@@ -87,7 +87,7 @@ Record = Mapping[str, Any]
 GROWING: tuple[str, ...] = (METRICS, TIMINGS, SAMPLES)
 KINDS = ("train", "eval")
 # Where the run lives and how it is opened is not what it computes.
-NOT_COMPARED = ("run_dir", "resume", "cache_dir", "logging")
+NOT_COMPARED = ("run_dir", "resume", "cache_dir", "logging", "distributed")
 HOLDS = f"a run folder holds {CONFIG}, {METRICS}, {SAMPLES}, {SUMMARY} and {CHECKPOINTS}/"
 
 
@@ -339,6 +339,41 @@ class RunWriter:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+class Follower(RunWriter):
+    """A run that another process writes: takes everything in and writes nothing."""
+
+    def __init__(self, path: Path, *, resumed: bool, changes: Mapping[str, tuple[Any, Any]]):
+        self.path, self.resumed, self.changes = path, resumed, dict(changes)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Does nothing, and so does all that follows."""
+
+    def log_timing(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def log_samples(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Nothing."""
+
+    def log_text(self, tag: str, text: str, step: int) -> None:
+        """Nothing."""
+
+    def position(self) -> dict[str, int]:
+        """No files, no position."""
+        return {}
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def rewind(self, position: Mapping[str, int] | None, step: int = 0) -> None:
+        """Nothing."""
+
+    def write_reward(self, facts: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def open_run(

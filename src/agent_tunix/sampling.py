@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from agent_tunix import data, devices
+from agent_tunix import data, devices, hosts
 from agent_tunix.drawing import SOFTMAX, Distribution, draw
 from agent_tunix.layouts import Layout, plain
 from agent_tunix.models import Parameters, Policy, merged
@@ -248,12 +248,14 @@ def sampler(
             tokenizer, [layout(row) for row in rows], max_tokens=max_prompt_tokens, overlong=overlong_prompts
         )
         drawn = decoded(parameters, encoded.ids, encoded.mask, group_size, jax.random.fold_in(key, 0))
+        own = devices.local(mesh, len(rows))
+        texts = [
+            [tokenizer.decode(ids[mask]) for ids, mask in zip(*group, strict=True)]
+            for group in zip(drawn["completion_ids"][own], drawn["completion_mask"][own], strict=True)
+        ]
         return Rollouts(
             prompts=prompts,
-            completions=[
-                [tokenizer.decode(ids[mask]) for ids, mask in zip(*group, strict=True)]
-                for group in zip(drawn["completion_ids"], drawn["completion_mask"], strict=True)
-            ],
+            completions=[group for part in hosts.exchanged("texts", texts) for group in part],
             columns=columns(rows),
             prompt_ids=encoded.ids,
             prompt_mask=encoded.mask,

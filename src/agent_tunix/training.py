@@ -18,16 +18,16 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from agent_tunix import advantages, components, devices, measures, runs
+from agent_tunix import advantages, components, devices, hosts, measures, runs
 from agent_tunix.ahead import Ahead, InLine
 from agent_tunix.checkpoints import Checkpoints
 from agent_tunix.collecting import Batches, Clock, Feedback, Record, Scored, collect, no_feedback
-from agent_tunix.errors import RunError
+from agent_tunix.errors import NotFinite
 from agent_tunix.models import Parameters, Policy
 from agent_tunix.runs import RunWriter
 from agent_tunix.sampling import Sample
 from agent_tunix.types import Params, Recipe, Rollouts, Score
-from agent_tunix.updates import per_token, portions, reference_logprobs, updater
+from agent_tunix.updates import initial_state, per_token, portions, reference_logprobs, updater
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ def fit(
       Trained parameters and the progress made.
 
     Raises:
-      RunError: If the loss stops being finite. The state of the batch's start has been saved, unless the batch had
+      NotFinite: If the loss stops being finite. The state of the batch's start has been saved, unless the batch had
         already been trained on in part; then the last checkpoint is the newest.
       RewardError: If the reward breaks its contract or its graders are down; the state has been saved.
     """
@@ -170,7 +170,7 @@ def fit(
     reference = reference_logprobs(policy, parameters, parts=parts, **shares) if recipe.needs_reference else None
     advantage = jax.jit(recipe.advantage)
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
-    state = TrainState(trainable, devices.everywhere(mesh, optimizer.init(trainable)), recipe.shaping.init())
+    state = TrainState(trainable, initial_state(optimizer, trainable, mesh), recipe.shaping.init())
     state, progress = _restore(state, batches, run, checkpoints)
     behind = checkpoints.restore_behind(state.trainable) if plan.rollouts_ahead else None
     observer.replay(runs.read_metrics(run.path))
@@ -252,10 +252,10 @@ def fit(
                 save()
         progress = dataclasses.replace(progress, reason=reason)
         save(wait=True)
-    except BaseException:
+    except BaseException as error:
         # Between batches the state can be saved. Within one, after some of its updates, it could not be resumed to the
-        # same end, so the last checkpoint stays the newest.
-        if progress.step == record["progress"]["step"]:
+        # same end, so the last checkpoint stays the newest. Several processes save together or not at all.
+        if progress.step == record["progress"]["step"] and hosts.alike(error):
             with suppress(Exception):
                 save(wait=True)
         raise
@@ -275,7 +275,7 @@ def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.nda
 
 def _refuse_non_finite(stats: dict[str, float], progress: Progress) -> None:
     if not stats.pop("policy/finite"):
-        raise RunError(
+        raise NotFinite(
             f"loss {stats['policy/loss']}, gradient norm {stats['policy/gradient_norm']} at step {progress.step + 1}, "
             f"batch {progress.batch}: the update was not applied, the state is saved and the batch is in "
             "samples.jsonl.zst; lower optimizer.learning_rate (with resume=force) or look at the rewards of that batch"
@@ -323,9 +323,11 @@ def _restore(
     found = checkpoints.restore(state)
     if found is None:
         run.rewind(None)
+        hosts.meet("restored")
         return state, Progress()
     restored, record = found
     batches.set_state(record["data"])
     progress = Progress(**record["progress"] | {"reason": ""})
     run.rewind(record["position"], progress.step)
+    hosts.meet("restored")  # the rows that observers are going to read
     return TrainState(*restored), progress

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix import buckets, devices
@@ -116,6 +116,17 @@ def updater(
         return apply(trainable, state, gradients, total, np.float32(max(whole.mask.sum(), 1)))
 
     return step
+
+
+def initial_state(optimizer: optax.GradientTransformation, trainable: Params, mesh: Mesh | None) -> optax.OptState:
+    """The state an optimizer begins with, over a mesh cut as the parameters it belongs to."""
+    if mesh is None:
+        return optimizer.init(trainable)
+    shapes, everywhere = jax.eval_shape(optimizer.init, trainable), NamedSharding(mesh, devices.SAME)
+    places = optax.tree.map_params(
+        optimizer, lambda _, weight: weight.sharding, shapes, trainable, transform_non_params=lambda _: everywhere
+    )
+    return jax.jit(optimizer.init, out_shardings=places)(trainable)
 
 
 def cut_of(batch: Minibatch | Rollouts, parts: int, shares: int = 1) -> buckets.Cut:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -22,6 +23,7 @@ from agent_tunix import (
     data,
     devices,
     evaluation,
+    hosts,
     hugging_face,
     layouts,
     meshes,
@@ -129,7 +131,7 @@ def sampler(shop: Workshop, *, greedy: bool = False, mesh: Mesh | None = None) -
         overlong_prompts=data_config.overlong_prompts,
         stop=config.stop,
         distribution=Distribution(temperature=0.0) if greedy else distribution,
-        streams=config.streams or streams(shop.architecture),
+        streams=_threads("sampling.streams", config.streams, shop.architecture, mesh),
         layout=shop.layout,
         mesh=mesh,
     )
@@ -145,6 +147,19 @@ def streams(architecture: models.Architecture) -> int:
     layers = architecture.layers * architecture.width * (attention + 3 * architecture.mlp)
     small = layers + architecture.vocab_size * architecture.width <= MOST_IN_STREAMS
     return 2 if small and jax.default_backend() == "cpu" else 1
+
+
+def _threads(key: str, chosen: int, architecture: models.Architecture, mesh: Mesh | None) -> int:
+    """Streams as set or chosen; where devices talk within programs, two that overtake each other would wait for ever.
+
+    Raises:
+      ConfigError: If several are set there.
+    """
+    if not devices.talk(mesh):
+        return chosen or streams(architecture)
+    if chosen > 1:
+        raise ConfigError(f"{key} is {chosen}, but streams are for one process whose mesh is over `data` alone; take 1")
+    return 1
 
 
 def cache_dir(config: Config) -> Path:
@@ -178,7 +193,10 @@ def mesh(config: Config) -> Mesh | None:
     Raises:
       ConfigError: If there are fewer.
     """
-    number, there = meshes.mesh(config.mesh).data, jax.devices()
+    axes, there = meshes.mesh(config.mesh), jax.devices()
+    number = axes.devices
+    if hosts.count() > 1:
+        _check_hosts(config, axes, there)
     if number == 1:
         return None
     if number > len(there):
@@ -186,12 +204,44 @@ def mesh(config: Config) -> Mesh | None:
             f"mesh is {config.mesh}, but JAX sees {len(there)} devices ({there[0].platform}); ask for as many, or "
             f"simulate them on a CPU with XLA_FLAGS=--xla_force_host_platform_device_count={number}"
         )
-    return Mesh(np.array(there[:number]), (devices.AXIS,))
+    if number == axes.data:
+        return Mesh(np.array(there[:number]), (devices.DATA,))
+    # Devices of a process lie together, and those along `tp`, which talk most, next to each other.
+    return Mesh(np.array(there[:number]).reshape(axes), axes._fields)
 
 
-def plan(config: Config, architecture: models.Architecture) -> training.Plan:
+def _check_hosts(config: Config, axes: meshes.Mesh, there: Sequence[jax.Device]) -> None:
+    """Refuses what several processes cannot deal out: each has a whole number of shares of the prompts."""
+    own = jax.local_device_count()
+    if axes.devices != len(there) or len(there) != own * hosts.count():
+        raise ConfigError(
+            f"mesh is {config.mesh}, but {hosts.count()} processes have {len(there)} devices, {own} of them here; take "
+            "a mesh over all of them, and as many in every process"
+        )
+    if own % axes.tp:
+        raise ConfigError(f"mesh has tp = {axes.tp}, which does not divide the {own} devices of a process")
+
+
+def placed(shop: Workshop, parameters: Parameters, mesh: Mesh | None) -> Parameters:
+    """Parameters cut over a mesh by the rules of their family.
+
+    Raises:
+      ModelError: If `tp` does not divide the query heads.
+    """
+    if mesh is None:
+        return parameters
+    return devices.placed(mesh, parameters, models.placements(shop.architecture, parameters, dict(mesh.shape)))
+
+
+def plan(config: Config, architecture: models.Architecture, mesh: Mesh | None = None) -> training.Plan:
     """The length and the portions of training."""
-    settings, threads = config.training, config.training.streams or streams(architecture)
+    settings = config.training
+    if settings.rollouts_ahead and devices.talk(mesh):
+        raise ConfigError(
+            f"training.rollouts_ahead is 1, but programs that run side by side need one process and a mesh over `data` "
+            f"alone; mesh is {config.mesh}, processes are {hosts.count()}"
+        )
+    threads = _threads("training.streams", settings.streams, architecture, mesh)
     return training.Plan(
         steps=settings.steps,
         group_size=settings.group_size,
@@ -219,7 +269,7 @@ def _microbatches(config: Config, threads: int) -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
-    settings, shares = config.training, config.training.minibatches * meshes.mesh(config.mesh).data
+    settings, shares = config.training, config.training.minibatches * meshes.mesh(config.mesh).rows
     prompts = settings.prompts_per_batch // shares
     lengths = config.data.max_prompt_tokens, config.sampling.max_completion_tokens
     wanted = prompts * (lengths[0] + settings.group_size * lengths[1]) / CACHED_TOKENS * threads
@@ -249,8 +299,9 @@ def batches(shop: Workshop, reward: Reward) -> tuple[Batches, Feedback]:
     return sources.batches(shop.config, shop.dataset.train, recipes.solved(shop.config, reward))
 
 
-def answers(shop: Workshop, rows: Sequence[Row]) -> Callable[..., list[evaluation.Answered]]:
+def answers(shop: Workshop, rows: Sequence[Row], mesh: Mesh | None = None) -> Callable[..., list[evaluation.Answered]]:
     """The function `(sample, parameters, group_size, key)` that completes and grades given rows."""
+    shares, most = devices.count(mesh), min(shop.config.evaluation.prompts_per_batch, len(rows))
 
     def complete(sample: Sample, parameters: Parameters, group_size: int, key: Key[Array, ""]) -> list:
         return evaluation.answer(
@@ -258,7 +309,7 @@ def answers(shop: Workshop, rows: Sequence[Row]) -> Callable[..., list[evaluatio
             parameters,
             rows,
             group_size=group_size,
-            prompts_per_batch=min(shop.config.evaluation.prompts_per_batch, len(rows)),
+            prompts_per_batch=-(-most // shares) * shares,
             key=key,
             correct=recipes.is_correct,
             formatted=rewards.tag_format,
@@ -267,11 +318,12 @@ def answers(shop: Workshop, rows: Sequence[Row]) -> Callable[..., list[evaluatio
     return complete
 
 
-def evaluator(shop: Workshop) -> Callable[[Parameters, Key[Array, ""]], dict[str, float]]:
+def evaluator(shop: Workshop, mesh: Mesh | None = None) -> Callable[[Parameters, Key[Array, ""]], dict[str, float]]:
     """Held-out metrics for the loop: greedy, and one sampled completion per prompt where asked for."""
     settings = shop.config.evaluation
-    complete = answers(shop, shop.dataset.heldout[: settings.rows])
-    modes = {"": sampler(shop, greedy=True)} | ({"sampled_": sampler(shop)} if settings.sampled else {})
+    complete = answers(shop, shop.dataset.heldout[: settings.rows], mesh)
+    modes = {"": sampler(shop, greedy=True, mesh=mesh)}
+    modes |= {"sampled_": sampler(shop, mesh=mesh)} if settings.sampled else {}
 
     def evaluate(parameters: Parameters, key: Key[Array, ""]) -> dict[str, float]:
         out = {}
@@ -298,34 +350,44 @@ def parameters(shop: Workshop, params: Params) -> Parameters:
     return models.lora(shop.architecture, params, rank=config.lora_rank, alpha=config.lora_alpha, seed=shop.config.seed)
 
 
-def start_params(shop: Workshop, folder: Path, on_step: Callable[[int, float], None]) -> Params:
+def start_params(
+    shop: Workshop, folder: Path, on_step: Callable[[int, float], None], *, on_host: bool = False
+) -> Params:
     """Parameters GRPO starts from: pretrained, or kept in the run: read from it, else from the cache, else trained.
 
-    Of pretrained weights the run keeps a note, not a copy.
+    Of pretrained weights the run keeps a note, not a copy. Of several processes the first one sees to that.
 
     Args:
       shop: The workshop.
       folder: Run folder.
       on_step: Called with each step of a warm start and its loss; may raise to stop.
+      on_host: Whether pretrained weights stay on the host, because no single device could hold them.
     """
-    kept = folder / START
+
+    def keep() -> None:
+        if hosts.index() == 0 and not (folder / START).exists():
+            _keep_start(shop, folder / START, on_step)
+
+    hosts.together("start", keep)
+    return kept_params(shop, folder, on_host=on_host)
+
+
+def _keep_start(shop: Workshop, kept: Path, on_step: Callable[[int, float], None]) -> None:
     if shop.origin is not None:
         _note_origin(shop.origin, kept)
-        return kept_params(shop, folder)
+        return
     params = models.initial_params(shop.architecture, shop.config.seed)
-    if not kept.exists():
-        cached = cache_dir(shop.config) / "warm_starts" / warm_start_fingerprint(shop)
-        if shop.config.warm_start.steps and not cached.exists():
-            _save_shared(cached, _warm_start(shop, params, on_step))
-        if shop.config.warm_start.steps:
-            _copy_folder(cached, kept)
-        else:
-            checkpoints.save_tree(kept, params)
-    return _in_fewer_bits(shop, checkpoints.load_tree(kept, params))
+    if not shop.config.warm_start.steps:
+        checkpoints.save_tree(kept, params)
+        return
+    cached = cache_dir(shop.config) / "warm_starts" / warm_start_fingerprint(shop)
+    if not cached.exists():
+        _save_shared(cached, _warm_start(shop, params, on_step))
+    _copy_folder(cached, kept)
 
 
-def kept_params(shop: Workshop, folder: Path) -> Params:
-    """Parameters that the GRPO of a run started from.
+def kept_params(shop: Workshop, folder: Path, *, on_host: bool = False) -> Params:
+    """Parameters that the GRPO of a run started from; pretrained ones stay on the host where asked for.
 
     Raises:
       RunError: If the pretrained weights have changed since.
@@ -340,15 +402,16 @@ def kept_params(shop: Workshop, folder: Path) -> Params:
             f"the weights in {shop.origin} are not those that {folder} started from; put those back, or start a new run"
         )
     # What trains keeps all digits, whatever is computed in; a frozen backbone need not.
-    frozen = bool(shop.config.model.lora_rank)
-    dtype = shop.config.model.dtype if frozen else "float32"
-    return hugging_face.load(shop.origin, dtype=dtype, keep=_keeper(shop))[1]
+    dtype = shop.config.model.dtype if shop.config.model.lora_rank else "float32"
+    return hugging_face.load(shop.origin, dtype=dtype, keep=_keeper(shop, on_host=on_host))[1]
 
 
-def _keeper(shop: Workshop) -> Callable[[tuple[Any, ...], Any], Any]:
+def _keeper(shop: Workshop, *, on_host: bool = False) -> Callable[[tuple[Any, ...], Any], Any]:
     """What is kept of a weight: all of it, unless `model.quantize` says less."""
     kind = shop.config.model.quantize
-    return models.quantizer(shop.architecture, kind) if kind else lambda path, weight: weight
+    if kind:
+        return models.quantizer(shop.architecture, kind)
+    return lambda path, weight: np.asarray(weight) if on_host else jnp.asarray(weight)
 
 
 def _in_fewer_bits(shop: Workshop, params: Params) -> Params:
@@ -357,13 +420,12 @@ def _in_fewer_bits(shop: Workshop, params: Params) -> Params:
 
 
 def _note_origin(origin: Path, kept: Path) -> None:
-    if not kept.exists():
-        partial = kept.with_name(f"{kept.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        note = {"folder": str(origin), "fingerprint": hugging_face.fingerprint(origin)}
-        (partial / ORIGIN).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        partial.rename(kept)
+    partial = kept.with_name(f"{kept.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    note = {"folder": str(origin), "fingerprint": hugging_face.fingerprint(origin)}
+    (partial / ORIGIN).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    partial.rename(kept)
 
 
 def _save_shared(path: Path, params: Params) -> None:

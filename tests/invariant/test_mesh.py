@@ -8,8 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from agent_tunix import models, policies
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -46,14 +49,23 @@ def rows(run_dir):
     return [row for row in map(json.loads, lines) if row["kind"] == "train"]
 
 
+@pytest.fixture(scope="module", params=["data4", "fsdp2xtp2"])
+def mesh(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, environment):
-    return finished(tmp_path_factory.mktemp("runs") / "four", environment, "mesh=data4")
+def whole(tmp_path_factory, environment, mesh):
+    return finished(tmp_path_factory.mktemp("runs") / "four", environment, f"mesh={mesh}")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, environment):
+    return finished(tmp_path_factory.mktemp("runs") / "one", environment, "mesh=data1")
 
 
 @pytest.mark.slow
-def test_four_devices_train_as_one_does(whole, tmp_path, environment):
-    one = finished(tmp_path / "one", environment, "mesh=data1")
+def test_four_devices_train_as_one_does(whole, one):
     for four, single in zip(rows(whole), rows(one), strict=True):
         for name in EXACT:
             assert four[name] == single[name], name
@@ -62,25 +74,27 @@ def test_four_devices_train_as_one_does(whole, tmp_path, environment):
 
 
 @pytest.mark.slow
-def test_a_run_over_devices_that_is_killed_goes_on_to_the_same_bits(whole, tmp_path, environment):
+def test_a_run_over_devices_that_is_killed_goes_on_to_the_same_bits(whole, mesh, tmp_path, environment):
     folder = tmp_path / "killed"
-    process = start(folder, environment, "mesh=data4")
+    process = start(folder, environment, f"mesh={mesh}")
     until = time.monotonic() + 200
     while not list(folder.glob("checkpoints/[2-9]*")) and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    finished(folder, environment, "mesh=data4")
+    finished(folder, environment, f"mesh={mesh}")
     assert (folder / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     hashes = [json.loads((run / "summary.json").read_text())["params_sha256"] for run in (folder, whole)]
     assert hashes[0] == hashes[1]
+    _, parameters = policies.load(folder)  # on the single device of this process
+    assert models.params_sha256(parameters.trainable) == hashes[0]
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["mesh=data3"], "mesh is data3, which does not divide 64 prompts of a minibatch"),
-        (["mesh=fsdp2"], "training deals prompts over `data` alone so far"),
+        (["mesh=data2xfsdp3"], "mesh is data2xfsdp3, which does not divide 64 prompts of a minibatch"),
         (["mesh=eight"], "join axes and sizes by x"),
     ],
 )
@@ -99,3 +113,20 @@ def test_devices_that_are_not_there_are_told():
     with pytest.raises(ConfigError, match=r"JAX sees \d+ devices"):
         workshop.mesh(overrides.load(["mesh=data64"]))
     assert workshop.mesh(overrides.load([])) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["training.rollouts_ahead=1"], "need one process and a mesh over `data` alone; mesh is fsdp2"),
+        (["training.streams=2"], "training.streams is 2, but streams are for one process"),
+    ],
+)
+def test_programs_side_by_side_are_refused_where_devices_talk(words, sentence):
+    from agent_tunix import overrides, workshop
+    from agent_tunix.errors import ConfigError
+
+    config, mesh = overrides.load(["mesh=fsdp2", *words]), SimpleNamespace(shape={"fsdp": 2}, is_multi_process=False)
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        workshop.plan(config, models.tiny(), mesh)
+    assert workshop.plan(overrides.load(["mesh=fsdp2"]), models.tiny(), mesh).streams == 1

@@ -42,6 +42,7 @@ def _train(arguments: argparse.Namespace) -> None:
         return
     for config in configs:
         recipes.recipe(config)
+    from agent_tunix import hosts
     from agent_tunix.jobs import train
 
     for number, config in enumerate(configs):
@@ -49,7 +50,9 @@ def _train(arguments: argparse.Namespace) -> None:
             print(f"job {number + 1} of {len(configs)}: {' '.join(jobs[number])}")
         if arguments.multirun and config.run_dir is not None:
             config = dataclasses.replace(config, run_dir=f"{config.run_dir}-{number}")
-        _report(train(config).path)
+        run = train(config)
+        if hosts.index() == 0:
+            _report(run.path)
 
 
 def _report(path: Path) -> None:

@@ -65,7 +65,7 @@ def load(
     folder: str | Path,
     *,
     dtype: str | None = None,
-    keep: Callable[[tuple[Any, ...], Any], Any] = lambda path, array: array,
+    keep: Callable[[tuple[Any, ...], np.ndarray], Any] = lambda path, array: jnp.asarray(array),
 ) -> tuple[Architecture, Params]:
     """The architecture and the parameters of a model folder.
 
@@ -74,8 +74,8 @@ def load(
     Args:
       folder: With `config.json` and `model.safetensors`, or shards and `model.safetensors.index.json`.
       dtype: `float32` or `bfloat16`; None keeps that of each tensor.
-      keep: Called with the path of each weight in the tree and the weight; what it returns is kept
-        (`agent_tunix.models.quantizer`).
+      keep: Called with the path of each weight in the tree and the array; what it returns is kept. By default that is
+        the array on the device; others leave it on the host, or keep less of it (`agent_tunix.models.quantizer`).
 
     Raises:
       ModelError: If a file or a tensor is missing, has another shape than `config.json` says, or is cut off.
@@ -92,7 +92,7 @@ def load(
     for weight in needed:
         found = [tensors.read(name, weight.shape) for name in weight.names]
         array = weight.ours([tensor if kind is None else tensor.astype(kind) for tensor in found])
-        _put(params, weight.path, keep(weight.path, jnp.asarray(array)))
+        _put(params, weight.path, keep(weight.path, array))
     return architecture, params
 
 

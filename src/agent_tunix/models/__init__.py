@@ -4,8 +4,9 @@ A `Policy` holds functions only; parameters travel beside it as `Parameters`, sp
 so that full training and LoRA share every path.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix.buckets import Packing
+from agent_tunix.devices import has_cuts, on_host, whole
+from agent_tunix.errors import ModelError
 from agent_tunix.models import _decoder, _module, _quantized
 from agent_tunix.models._adapters import FIRST, folded, input_axis, with_factors
 from agent_tunix.models._architecture import Architecture, Llama3Scaling, Rotary
@@ -24,6 +27,7 @@ from agent_tunix.models._families import FAMILIES, Family
 from agent_tunix.models._head import capped, token_logprobs
 from agent_tunix.models._packing import spread
 from agent_tunix.models._quantized import BLOCK, QuantizedWeight, plain
+from agent_tunix.models._sharding import specs
 from agent_tunix.tokenizers import CharacterTokenizer
 from agent_tunix.types import Params
 
@@ -44,6 +48,7 @@ __all__ = [
     "merged",
     "module_policy",
     "params_sha256",
+    "placements",
     "plain",
     "policy",
     "quantizer",
@@ -319,7 +324,7 @@ def quantizer(architecture: Architecture, kind: str) -> Callable[[tuple[Any, ...
     inputs = _adapted_inputs(architecture)
 
     def keep(path: tuple[Any, ...], weight: Any) -> Any:
-        name = "/".join(map(str, path))
+        name, weight = "/".join(map(str, path)), jnp.asarray(weight)
         if name not in inputs:
             return weight
         return _quantized.quantized(weight, kind, inputs=inputs[name], heads_first=bool(input_axis(name)))
@@ -335,6 +340,29 @@ def _adapted_inputs(architecture: Architecture) -> dict[str, int]:
     return {name.removesuffix(FIRST): number for name, number in named.items() if name.endswith(FIRST)}
 
 
+def placements(architecture: Architecture, parameters: Parameters, axes: Mapping[str, int]) -> Parameters:
+    """How parameters are cut over a mesh: a `PartitionSpec` in place of every array, by the rules of the family.
+
+    Heads, hidden units and the vocabulary are cut over `tp`, the other axis of weights over `fsdp`; an axis that the
+    devices do not divide stays whole, and so do norms.
+
+    Args:
+      architecture: Sizes and family.
+      parameters: Arrays, or their shapes.
+      axes: Devices along the axes of the mesh.
+
+    Raises:
+      ModelError: If `tp` does not divide the query heads, or a parameter has no rule.
+    """
+    if architecture.heads % axes.get("tp", 1):
+        raise ModelError(
+            f"mesh has tp = {axes['tp']}, which does not divide {architecture.heads} query heads; choose a divisor"
+        )
+    rules = FAMILIES[architecture.family].rules
+    trainable, frozen = (specs(rules, tree, axes) for tree in (parameters.trainable, parameters.frozen))
+    return dataclasses.replace(parameters, trainable=trainable, frozen=frozen)
+
+
 def _factors(architecture: Architecture, rank: int, alpha: float) -> Params:
     """The factors that qwix makes for Tunix's module; asked for their shapes only."""
     module = tunix_module(architecture)
@@ -348,8 +376,10 @@ def merged(parameters: Parameters) -> Params:
     """The full tree that a policy computes with: what trains, or the backbone with its low-rank updates.
 
     Updates are added to float32 weights. Beside weights of fewer bits, which could not hold the sum, they stay factors;
-    `folded` adds them all the same.
+    `folded` adds them all the same. Weights that are in parts (`devices.Cut`) stay so until their layer's turn.
     """
+    if not has_cuts(parameters):
+        parameters = whole(parameters)
     if not parameters.lora_scale:
         return parameters.trainable
     return with_factors(parameters.frozen, parameters.trainable, parameters.lora_scale)
@@ -359,7 +389,7 @@ def params_sha256(params: Params) -> str:
     """Hash of names, shapes and bytes of a parameter tree; equal exactly when the trees are equal to the last bit."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        array = np.asarray(leaf)
+        array = on_host(leaf)
         digest.update(f"{jax.tree_util.keystr(path)}{array.dtype}{array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

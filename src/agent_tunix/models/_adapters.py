@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from agent_tunix.devices import has_cuts
 from agent_tunix.models._quantized import QuantizedMatrix, QuantizedWeight, side_by_side
 from agent_tunix.types import Params
 
@@ -102,14 +103,15 @@ def input_axis(path: str) -> int:
 
 
 def with_factors(base: Mapping, factors: Mapping, scale: float) -> Params:
-    """A tree with low-rank updates: added to float32 weights, beside weights of fewer bits.
+    """A tree with low-rank updates: added to float32 weights, beside weights of fewer bits or in parts.
 
     Args:
       base: The backbone.
       factors: The same tree with factors only, in place of weights.
       scale: Of the updates.
     """
-    return folded(_beside(base, factors, scale), only=jnp.float32)
+    beside = _beside(base, factors, scale)
+    return beside if has_cuts(beside) else folded(beside, only=jnp.float32)
 
 
 def _beside(base: Mapping, factors: Mapping, scale: float) -> Params:
@@ -121,7 +123,7 @@ def _beside(base: Mapping, factors: Mapping, scale: float) -> Params:
             out[name] = value
             if f"{name}{FIRST}" in factors:
                 out[f"{name}{FIRST}"] = factors[f"{name}{FIRST}"]
-                out[f"{name}{SECOND}"] = scale * factors[f"{name}{SECOND}"]
+                out[f"{name}{SECOND}"] = jax.tree.map(lambda x: scale * x, factors[f"{name}{SECOND}"])
     return out
 
 

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix.buckets import Packing
+from agent_tunix.devices import along_tp, has_cuts, whole
+from agent_tunix.models._adapters import folded
 from agent_tunix.models._architecture import Architecture, Rotary
 from agent_tunix.models._families import FAMILIES, Family, Layer
 from agent_tunix.models._head import capped
@@ -43,9 +45,11 @@ class Shape(NamedTuple):
     remat: bool = False
     """Whether a layer's activations are computed again for the gradient, so that only its input is kept."""
 
-    def saved(self, layer: Callable[..., Any]) -> Callable[..., Any]:
-        """A layer, under rematerialisation where that is on."""
-        return jax.checkpoint(layer) if self.remat else layer
+    def saved(self, layer: Callable[..., Any], gathers: bool) -> Callable[..., Any]:
+        """A layer, under rematerialisation where that is on; weights that it gathers are gathered again in any case."""
+        if self.remat:
+            return jax.checkpoint(layer)
+        return jax.checkpoint(layer, policy=_not_weights) if gathers else layer
 
     @property
     def family(self) -> Family:
@@ -102,17 +106,46 @@ class Prefix(NamedTuple):
 
 def layers(params: Params, shape: Shape) -> list[Layer]:
     """Joins the projections of every layer; called once per compiled program, outside its loops."""
-    family = shape.family
+    return [_ready(tree, shape) for tree in _trees(params)]
+
+
+def _trees(params: Params) -> list[Params]:
+    return [params["layers"][index] for index in sorted(params["layers"])]
+
+
+def _waiting(params: Params, shape: Shape) -> list[Layer] | list[Params]:
+    """The same for training: weights that have to be gathered wait until their layer's turn."""
+    trees = _trees(params)
+    return trees if has_cuts(trees) else layers(params, shape)
+
+
+def _ready(layer: Layer | Params, shape: Shape) -> Layer:
+    """A layer with its weights gathered, in the type of computation, and its projections joined."""
+    if isinstance(layer, Layer):
+        return layer
+    tree = folded(_gathered(layer, shape), only=jnp.float32) if has_cuts(layer) else whole(layer)
+    found = shape.family.layer(tree)
+    norms = {name: _norm_weight(value, shape) for name, value in found._asdict().items() if name.endswith("norm")}
 
     def cast(weight: Any) -> Any:
         return weight if isinstance(weight, QuantizedMatrix) else weight.astype(shape.dtype)
 
-    def joined(tree: Params) -> Layer:
-        layer = family.layer(tree)
-        norms = {name: _norm_weight(value, shape) for name, value in layer._asdict().items() if name.endswith("norm")}
-        return mapped(cast, layer)._replace(**norms)
+    return mapped(cast, found)._replace(**norms)
 
-    return [joined(params["layers"][index]) for index in sorted(params["layers"])]
+
+def _gathered(tree: Params, shape: Shape) -> Params:
+    """Weights travel in the type of computation, unless low-rank updates are added to them in their own."""
+    adapted = any("lora" in jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
+    return whole(tree, None if adapted else shape.dtype)
+
+
+def _not_weights(primitive: Any, *_: Any, **settings: Any) -> bool:
+    """What may be kept for the gradient: everything but weights that are gathered, cast and joined again for it."""
+    return primitive.name not in REMADE
+
+
+REMADE = {"all_gather", "convert_element_type", "concatenate", "reshape", "transpose", "sharding_constraint"}
+"""Steps from a part of a weight to what rows are multiplied with; cheap where they are taken for anything else."""
 
 
 def _norm_weight(weight: Array | None, shape: Shape) -> Array | None:
@@ -124,8 +157,8 @@ def _norm_weight(weight: Array | None, shape: Shape) -> Array | None:
 def unembedding(params: Params) -> Float[Array, "vocab width"]:
     """The matrix that turns features into logits."""
     if "lm_head" in params:
-        return params["lm_head"]["w"].T
-    return params["embedder"]["input_embedding"]
+        return whole(params["lm_head"]["w"]).T
+    return whole(params["embedder"]["input_embedding"])
 
 
 def prefix(
@@ -138,26 +171,30 @@ def prefix(
     mask, positions = prompt_mask[:, :-1], _positions(prompt_mask)
     rotations = _rotations(positions[:, :-1], shape)
     x = _embedded(params, shape, prompt_ids[:, :-1])
-    cache, stack = [], layers(params, shape)
+    cache, stack = [], _waiting(params, shape)
     for index, layer in enumerate(stack):
-        advance = shape.saved(functools.partial(_prefix_layer, shape=shape, window=shape.window(index)))
-        # Of the last layer only keys and values are read.
-        x, keys_values = advance(x, layer, rotations[index], mask) if index < len(stack) - 1 else (x, None)
-        cache.append(keys_values or _keys_values(x, layer, shape, rotations[index]))
+        if index < len(stack) - 1:
+            kind = functools.partial(_prefix_layer, shape=shape, window=shape.window(index))
+            x, keys_values = shape.saved(kind, has_cuts(layer))(x, layer, rotations[index], mask)
+        else:  # of the last layer only keys and values are read
+            kind = functools.partial(_keys_values, shape=shape)
+            keys_values = (shape.saved(kind, True) if has_cuts(layer) else kind)(x, layer, rotation=rotations[index])
+        cache.append(keys_values)
     return Prefix(cache, mask, prompt_ids[:, -1], positions[:, -1])
 
 
 def _prefix_layer(
-    x: Array, layer: Layer, rotation: Rotation, mask: Array, shape: Shape, window: int
+    x: Array, layer: Layer | Params, rotation: Rotation, mask: Array, shape: Shape, window: int
 ) -> tuple[Array, KeysValues]:
+    layer = _ready(layer, shape)
     queries, keys, values = _project(x, layer, shape, rotation)
     cache = KeysValues(_heads_first(keys), _heads_first(values))
     mixed = _prefix_attention(queries, cache, mask, shape, window) @ layer.output
     return _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape), cache
 
 
-def _keys_values(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> KeysValues:
-    _, keys, values = _project(x, layer, shape, rotation)
+def _keys_values(x: Array, layer: Layer | Params, shape: Shape, rotation: Rotation) -> KeysValues:
+    _, keys, values = _project(x, _ready(layer, shape), shape, rotation)
     return KeysValues(_heads_first(keys), _heads_first(values))
 
 
@@ -177,9 +214,9 @@ def features(
         inputs, positions = (taken(values.reshape(-1), packing.places) for values in (inputs, positions))
     rotations = _rotations(positions, shape)
     x = _embedded(params, shape, inputs)
-    for index, (layer, keys_values) in enumerate(zip(layers(params, shape), before.layers, strict=True)):
+    for index, (layer, keys_values) in enumerate(zip(_waiting(params, shape), before.layers, strict=True)):
         kind = {"shape": shape, "grid": (prompts, group), "window": shape.window(index)}
-        advance = shape.saved(functools.partial(_completion_layer, **kind))
+        advance = shape.saved(functools.partial(_completion_layer, **kind), has_cuts(layer))
         x = advance(x, layer, keys_values, rotations[index], before.mask, packing)
     x = _final_norm(x, params, shape)
     return x.reshape(prompts, group, length, -1) if packing is None else x
@@ -187,7 +224,7 @@ def features(
 
 def _completion_layer(
     x: Array,
-    layer: Layer,
+    layer: Layer | Params,
     before: KeysValues,
     rotation: Rotation,
     mask: Array,
@@ -196,6 +233,7 @@ def _completion_layer(
     grid: tuple[int, int],
     window: int,
 ) -> Array:
+    layer = _ready(layer, shape)
     queries, keys, values = _project(x, layer, shape, rotation)
     if packing is not None:  # attention alone needs to know which tokens belong together
         queries, keys, values = (spread(y, packing).reshape(grid[0], -1, *y.shape[1:]) for y in (queries, keys, values))
@@ -215,7 +253,10 @@ def empty_cache(params: Params, shape: Shape, before: Prefix, group: int, slots:
     """
     rows = (before.mask.shape[0], group, shape.kv_heads)
     keys, values = (*rows, shape.head_dim, slots), (*rows, slots, shape.head_dim)
-    return [KeysValues(jnp.zeros(keys, shape.dtype), jnp.zeros(values, shape.dtype)) for _ in params["layers"]]
+    return [
+        KeysValues(along_tp(jnp.zeros(keys, shape.dtype), 2), along_tp(jnp.zeros(values, shape.dtype), 2))
+        for _ in params["layers"]
+    ]
 
 
 def grown(cache: list[KeysValues], slots: int) -> list[KeysValues]:
@@ -260,7 +301,9 @@ def stepper(
             visible = _visible_in_decoding(before.mask, own.values.shape[3], index, shape.window(place))
             mixed = _decode_attention(queries, prompt, own, *visible, shape) @ layer.output
             x = _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape)
-        return capped(logits_of(_final_norm(x, params, shape)), shape.architecture.softcap), new
+        # Whole on every device along `tp`, so that all of them draw the same token.
+        logits = along_tp(logits_of(_final_norm(x, params, shape)), None)
+        return capped(logits, shape.architecture.softcap), new
 
     return step
 
@@ -351,7 +394,7 @@ def _post(x: Array, weight: Array | None, shape: Shape) -> Array:
 
 
 def _embedded(params: Params, shape: Shape, ids: Array) -> Array:
-    x = params["embedder"]["input_embedding"][ids].astype(shape.dtype)
+    x = along_tp(whole(params["embedder"]["input_embedding"], shape.dtype)[ids].astype(shape.dtype), None)
     return x * jnp.asarray(shape.architecture.width**0.5, shape.dtype) if shape.family.scaled_embedding else x
 
 
@@ -365,7 +408,8 @@ def _mlp(x: Array, layer: Layer, shape: Shape) -> Array:
     # Rows in one axis and two products instead of a joined one: otherwise XLA transposes and joins activations for the
     # gradient, which took a fifth of the update.
     rows = _rms_norm(x, layer.mlp_norm, shape).reshape(-1, x.shape[-1])
-    return ((shape.family.activation(rows @ layer.gate) * (rows @ layer.up)) @ layer.down).reshape(x.shape)
+    inner = along_tp(shape.family.activation(rows @ layer.gate) * (rows @ layer.up), -1)
+    return along_tp((inner @ layer.down).reshape(x.shape), None)
 
 
 def _through_mlp(x: Array, layer: Layer, shape: Shape) -> Array:
@@ -380,13 +424,26 @@ def _scores(axes: str, queries: Array, keys: Array, shape: Shape) -> Array:
 def _project(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> tuple[Array, Array, Array]:
     """Normalised, rotated queries and keys, and values: `[... heads head_dim]`."""
     rows = _rms_norm(x, layer.attention_norm, shape).reshape(-1, x.shape[-1])
-    y = rows @ layer.qkv if layer.bias is None else rows @ layer.qkv + layer.bias
-    y = y.reshape(*x.shape[:-1], -1, shape.head_dim)
-    queries = y[..., : shape.heads, :]
-    keys = y[..., shape.heads : shape.heads + shape.kv_heads, :]
-    values = y[..., shape.heads + shape.kv_heads :, :]
+    y = _attended(rows, layer)
+    if isinstance(y, Sequence):
+        y = [along_tp(one.reshape(*x.shape[:-1], -1, shape.head_dim), -2) for one in y]
+        queries, keys, values = y
+    else:
+        y = y.reshape(*x.shape[:-1], -1, shape.head_dim)
+        queries = y[..., : shape.heads, :]
+        keys = y[..., shape.heads : shape.heads + shape.kv_heads, :]
+        values = y[..., shape.heads + shape.kv_heads :, :]
     queries, keys = _post(queries, layer.query_norm, shape), _post(keys, layer.key_norm, shape)
     return _rotate(queries, rotation), _rotate(keys, rotation), values
+
+
+def _attended(rows: Array, layer: Layer) -> Array | Sequence[Array]:
+    """Rows times the projections that attention reads; those of queries, keys and values where they are apart."""
+    if not isinstance(layer.qkv, Sequence):
+        y = rows @ layer.qkv
+        return y if layer.bias is None else y + layer.bias  # pyright: ignore[reportOperatorIssue]
+    products = [rows @ matrix for matrix in layer.qkv]
+    return products if layer.bias is None else [y + bias for y, bias in zip(products, layer.bias, strict=True)]
 
 
 def _heads_first(x: Float[Array, "rows tokens heads head_dim"]) -> Float[Array, "rows heads tokens head_dim"]:

@@ -4,7 +4,7 @@ A family is a record of the few things that are neither sizes nor parameters: wh
 of Tunix's module, how its norms and its MLP are meant, and which module of Tunix has that tree.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,10 @@ from tunix.models.llama3 import model as tunix_llama3
 from tunix.models.qwen2 import model as tunix_qwen2
 from tunix.models.qwen3 import model as tunix_qwen3
 
-from agent_tunix.models._adapters import Matrix, heads_first, inputs_first, joined
+from agent_tunix.devices import tensor_parallel
+from agent_tunix.models._adapters import Matrix, Piece, heads_first, inputs_first, joined
 from agent_tunix.models._architecture import Architecture
+from agent_tunix.models._sharding import EINSUMS, PROJECTIONS, Rules
 from agent_tunix.types import Params
 
 LORA_PROJECTIONS = ".*q_proj|.*k_proj|.*v_proj|.*o_proj|.*gate_proj|.*down_proj|.*up_proj"
@@ -28,12 +30,13 @@ LORA_EINSUMS = ".*q_einsum|.*kv_einsum|.*qkv_einsum|.*attn_vec_einsum|.*gate_pro
 class Layer(NamedTuple):
     """One layer's parameters, with the projections that attention reads joined into one product.
 
-    Norms, and the bias, are None where a family has none.
+    Where heads are dealt over devices, those of queries, keys and values stay apart, since a joined product would be
+    cut across them. Norms, and the bias, are None where a family has none.
     """
 
     attention_norm: Float[Array, " width"]
-    qkv: Matrix
-    bias: Float[Array, " qkv"] | None
+    qkv: Matrix | Sequence[Matrix]
+    bias: Float[Array, " qkv"] | Sequence[Array] | None
     query_norm: Float[Array, " head_dim"] | None
     key_norm: Float[Array, " head_dim"] | None
     output: Matrix
@@ -55,6 +58,7 @@ class Family(NamedTuple):
       scaled_embedding: Whether embedded tokens are multiplied by the root of the width.
       activation: Of the MLP's gate.
       adapted: Which modules low-rank adapters go to, a regular expression over their paths.
+      rules: How its parameters are cut over a mesh.
     """
 
     module: Callable[[Architecture], nnx.Module]
@@ -63,6 +67,7 @@ class Family(NamedTuple):
     scaled_embedding: bool = False
     activation: Callable[[Array], Array] = jax.nn.silu
     adapted: str = LORA_PROJECTIONS
+    rules: Rules = PROJECTIONS
 
 
 def _gelu(x: Array) -> Array:
@@ -77,11 +82,10 @@ def _projected_layer(tree: Params) -> Layer:
     attention, mlp = tree["attn"], tree["mlp"]
     width = attention["q_proj"]["w"].shape[0]
     inner = attention["o_proj"]["w"].size // width
-    biased = "q_bias" in attention
     return Layer(
         attention_norm=tree["input_layernorm"]["w"],
-        qkv=joined([inputs_first(attention[f"{name}_proj"], "w", width) for name in "qkv"]),
-        bias=jnp.concatenate([attention[f"{name}_bias"] for name in "qkv"]) if biased else None,
+        qkv=_attended([inputs_first(attention[f"{name}_proj"], "w", width) for name in "qkv"]),
+        bias=_biases([attention[f"{name}_bias"] for name in "qkv"]) if "q_bias" in attention else None,
         query_norm=attention["q_norm"]["w"] if "q_norm" in attention else None,
         key_norm=attention["k_norm"]["w"] if "k_norm" in attention else None,
         output=joined([inputs_first(attention["o_proj"], "w", inner)]),
@@ -90,6 +94,15 @@ def _projected_layer(tree: Params) -> Layer:
         **_mlp(mlp, width),
         mlp_post_norm=None,
     )
+
+
+def _attended(pieces: Sequence[Piece]) -> Matrix | Sequence[Matrix]:
+    """Queries, keys and values, one product unless their heads are dealt over devices."""
+    return [joined([piece]) for piece in pieces] if tensor_parallel() > 1 else joined(pieces)
+
+
+def _biases(pieces: Sequence[Array]) -> Array | Sequence[Array]:
+    return pieces if tensor_parallel() > 1 else jnp.concatenate(pieces)
 
 
 def _mlp(tree: Params, width: int) -> dict[str, Matrix]:
@@ -112,7 +125,7 @@ def _einsum_layer(tree: Params) -> Layer:
 
     return Layer(
         attention_norm=tree["pre_attention_norm"]["scale"],
-        qkv=joined([piece for name in stacked for piece in heads_first(attention[name], "w")]),
+        qkv=_attended([piece for name in stacked for piece in heads_first(attention[name], "w")]),
         bias=None,
         query_norm=norm("attn", "_query_norm"),
         key_norm=norm("attn", "_key_norm"),
@@ -197,7 +210,7 @@ def _gemma3(architecture: Architecture) -> nnx.Module:
     return tunix_gemma3.Gemma3(config, rngs=nnx.Rngs(0))
 
 
-_GEMMA = Family(_gemma, _einsum_layer, 1.0, True, _gelu, LORA_EINSUMS)
+_GEMMA = Family(_gemma, _einsum_layer, 1.0, True, _gelu, LORA_EINSUMS, EINSUMS)
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(_qwen(tunix_qwen3, "Qwen3"), _projected_layer),

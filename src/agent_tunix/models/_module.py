@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix.buckets import Packing
+from agent_tunix.devices import whole
 from agent_tunix.models._adapters import folded
 from agent_tunix.models._decoder import unembedding
 from agent_tunix.models._packing import packed
@@ -42,7 +43,7 @@ class Decoder(NamedTuple):
 
     def module(self, params: Params) -> nnx.Module:
         """The module again. Merged anew wherever it is called, since flax keeps modules to the trace they began in."""
-        return nnx.merge(self.graph, folded(params), self.others)
+        return nnx.merge(self.graph, folded(whole(params)), self.others)
 
 
 class Prefix(NamedTuple):

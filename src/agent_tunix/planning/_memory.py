@@ -164,10 +164,7 @@ def _bucket(setting: Setting, gradient: float) -> dict[str, float]:
         # With their gradient; and, until it is complete, what their own backward pass needs.
         "cache of prompts": 2 * portion.cache(setting),
         "activations of prompts": layers * inputs if setting.remat else (layers - 0.5) * before,
-        # Quantised ones are made ready again.
-        "weights kept for prompts": 0
-        if setting.quantize
-        else layers * setting.sizes.matrices * setting.width_bytes / shares,
+        "weights kept for prompts": kept / shares,
         "activations of completions": layers * stream + layer if setting.remat else layers * layer,
         "logits": portion.logits(setting, FEATURE_COPIES),
     }
