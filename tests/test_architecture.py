@@ -40,7 +40,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
         "mixing",
         "curricula",
     ),
-    3: ("updates", "collecting", "ahead", "supervised", "training", "evaluation", "display"),
+    3: ("updates", "collecting", "ahead", "supervised", "training", "engines", "evaluation", "display"),
     4: (
         "contributions",
         "reward_analysis",

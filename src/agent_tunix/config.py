@@ -283,6 +283,21 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class TunixConfig:
+    """What only `engine=tunix` has. Devices are taken in order, those of training first."""
+
+    rollout: str = "vanilla"
+    """What samples: `vanilla`, Tunix's own sampler, or `vllm` or `sglang_jax`, which have to be installed beside it."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further fields of Tunix's `RolloutConfig` by their names there, such as `rollout_vllm_hbm_utilization`."""
+    train_mesh: str = "fsdp1"
+    """Devices of policy and reference, such as `fsdp4xtp2`."""
+    rollout_mesh: str | None = None
+    """Devices that sample, behind those of training; null samples on the same ones, without another copy of the
+    parameters."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -299,6 +314,9 @@ class Config:
     diagnostics: DiagnosticsConfig = field(default_factory=DiagnosticsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tunix: TunixConfig = field(default_factory=TunixConfig)
+    engine: str = "jax"
+    """What samples and trains: `jax`, the loop of this package, or `tunix`, the cluster and the learner of Tunix."""
     mesh: str = "data1"
     """Devices along axes, joined by `x`: `data8`, `fsdp4xtp2`. Prompts are dealt over `data` and `fsdp`; parameters are
     copied over `data`, cut over `fsdp` and gathered to be used, and heads, hidden units and the vocabulary are cut over

@@ -6,7 +6,7 @@ import logging
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,14 +28,19 @@ from agent_tunix import (
     watching,
     workshop,
 )
+from agent_tunix.collecting import Feedback
 from agent_tunix.config import Config
 from agent_tunix.display import Display
 from agent_tunix.errors import RunError, command
+from agent_tunix.models import Parameters
 from agent_tunix.runs import Run, RunWriter
-from agent_tunix.types import Params, Row
+from agent_tunix.types import Params, Recipe, Row
 from agent_tunix.workshop import Workshop
 
 logger = logging.getLogger(__name__)
+
+
+Trained = tuple[Parameters, training.Progress]
 
 
 class Interrupted(Exception):
@@ -58,6 +63,8 @@ def train(config: Config) -> Run:
     recipes.validate(config)
     watching.check(config)
     sinks.check(config)
+    if config.engine == "tunix":
+        workshop.rollout(config)
     hosts.join(config.distributed)
     with hosts.noticed():
         return _joined(config)
@@ -241,7 +248,7 @@ def _fit(
     shop: Workshop, start: Params, run: RunWriter, display: Display, asked: Callable[[], bool], mesh: Mesh | None
 ) -> None:
     config, first = _watched(shop.config), hosts.index() == 0
-    recipe, (optimizer, schedule) = recipes.recipe(config), workshop.optimizer(config)
+    recipe = recipes.recipe(config)
     batches, feedback = workshop.batches(shop, recipe.reward)
     recipe = recipe._replace(reward=collecting.dealt(recipe.reward, mesh))
     eval_samples = len(shop.dataset.heldout[: config.evaluation.rows])
@@ -256,15 +263,13 @@ def _fit(
 
     manager = checkpoints.Checkpoints(run.path / runs.CHECKPOINTS, keep=config.checkpoint.keep)
     try:
-        parameters, progress = training.fit(
-            shop.policy,
-            workshop.placed(shop, workshop.parameters(shop, start), mesh),
+        parameters, progress = _FITS[config.engine](
+            shop,
+            workshop.parameters(shop, start),
             recipe,
-            optimizer,
-            schedule,
-            sample=workshop.sampler(shop, mesh=mesh),
+            mesh,
+            feedback,
             batches=batches,
-            feedback=feedback,
             evaluate=workshop.evaluator(shop, mesh),
             plan=workshop.plan(config, shop.architecture, mesh),
             run=run,
@@ -272,7 +277,6 @@ def _fit(
             should_stop=lambda: next(filter(None, hosts.exchanged("stop", stopping())), ""),
             observer=monitor,
             show=show,
-            mesh=mesh,
         )
         manager.wait()
     finally:
@@ -312,6 +316,42 @@ def _same_everywhere(sha256: str) -> str:
     if len(set(found)) > 1:
         raise RunError(f"the processes have ended with different parameters ({', '.join(found)}); the run is broken")
     return sha256
+
+
+def _on_jax(
+    shop: Workshop, parameters: Parameters, recipe: Recipe, mesh: Mesh | None, feedback: Feedback, **around: Any
+) -> Trained:
+    return training.fit(
+        shop.policy,
+        workshop.placed(shop, parameters, mesh),
+        recipe,
+        *workshop.optimizer(shop.config),
+        sample=workshop.sampler(shop, mesh=mesh),
+        mesh=mesh,
+        feedback=feedback,
+        **around,
+    )
+
+
+def _on_tunix(
+    shop: Workshop, parameters: Parameters, recipe: Recipe, mesh: Mesh | None, feedback: Feedback, **around: Any
+) -> Trained:
+    """Meshes of its own; and rows are drawn ahead, so that nothing could be made of what it would be told of them."""
+    from agent_tunix import engines  # Tunix's learners take seconds to import
+
+    return engines.fit(
+        shop.architecture,
+        parameters,
+        recipe,
+        *workshop.optimizer(shop.config),
+        tokenizer=shop.tokenizer,
+        rollout=workshop.rollout(shop.config),
+        layout=shop.layout,
+        **around,
+    )
+
+
+_FITS: Mapping[str, Callable[..., Trained]] = {"jax": _on_jax, "tunix": _on_tunix}
 
 
 def _warm_start_step(config: Config, display: Display, should_stop: Callable[[], bool]) -> Callable[[int, float], None]:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from agent_tunix import advantages, buckets, curricula, data, lookup, losses, meshes, rewards, sources, tasks, text
-from agent_tunix.config import Config, LossConfig, RewardConfig
+from agent_tunix.config import Config, LossConfig, RewardConfig, TunixConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.plain import flatten
 from agent_tunix.rewards import custom
@@ -71,6 +71,8 @@ CHOICES: Mapping[str, Callable[[], list[str]]] = {
     **dict.fromkeys(("model.dtype", "optimizer.mu_dtype"), lambda: ["float32", "bfloat16"]),
     "model.quantize": lambda: ["int8", "int4", "nf4"],
     "optimizer.schedule": lambda: ["cosine", "constant"],
+    "engine": lambda: ["jax", "tunix"],
+    "tunix.rollout": lambda: ["vanilla", "vllm", "sglang_jax"],
     "resume": lambda: ["auto", "force", "never"],
     "distributed": lambda: ["auto", "never"],
 }
@@ -131,6 +133,7 @@ def validate(config: Config) -> None:
     _check_data(config)
     _check_portions(config)
     _check_combinations(config)
+    _check_engine(config)
     _typed_arguments(config)
 
 
@@ -196,11 +199,31 @@ def _check_portions(config: Config) -> None:
     ):
         if number % devices:
             raise ConfigError(f"mesh is {config.mesh}, which does not divide {number} {what}; choose a divisor")
+    if config.engine == "tunix":
+        _check_tunix_portions(config)
+        return
     own = prompts // training.minibatches // devices
     try:
         buckets.cut_of(training.microbatches or 1, own, training.group_size, *lengths)
     except ValueError as error:
         raise ConfigError(f"training.microbatches is {training.microbatches}: {error}") from error
+
+
+def _check_tunix_portions(config: Config) -> None:
+    """There microbatches are equal numbers of prompts, and rows are dealt over the training mesh."""
+    training, prompts = config.training, config.training.prompts_per_batch // config.training.minibatches
+    microbatches, rows = training.microbatches or 1, meshes.mesh(config.tunix.train_mesh).rows
+    if prompts % microbatches:
+        raise ConfigError(
+            f"training.microbatches is {microbatches}, which does not divide {prompts} prompts of a minibatch; with "
+            f"engine=tunix choose a divisor of {prompts}"
+        )
+    completions = prompts // microbatches * training.group_size
+    if completions % rows:
+        raise ConfigError(
+            f"tunix.train_mesh is {config.tunix.train_mesh}, whose data and fsdp axes deal rows to {rows}, which does "
+            f"not divide {completions} completions of a microbatch; choose a divisor"
+        )
 
 
 def _check_combinations(config: Config) -> None:
@@ -248,6 +271,57 @@ def _check_combinations(config: Config) -> None:
         (
             loss.surrogate != "clipped" and loss.dual_clip is not None,
             f"loss.dual_clip is {loss.dual_clip}, which only loss.surrogate=clipped has; set loss.dual_clip=null",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(sentence)
+
+
+def _check_engine(config: Config) -> None:
+    """Refuses settings of one engine with the other."""
+    model, sampling, mesh = config.model, config.sampling, config.tunix.rollout_mesh
+    if config.engine == "jax":
+        if config.tunix != TunixConfig():
+            raise ConfigError("a setting of tunix is not its default, but engine is jax; add engine=tunix")
+        return
+    meshes.mesh(mesh or "data1")
+    filtered = sampling.top_k > 0 or sampling.top_p < 1
+    for wrong, sentence in (
+        (
+            config.mesh != "data1",
+            f"mesh is {config.mesh}, but engine=tunix has meshes of its own; set tunix.train_mesh and "
+            "tunix.rollout_mesh",
+        ),
+        (
+            config.training.rollouts_ahead,
+            "training.rollouts_ahead is 1, which Tunix's loop has no place for; set it to 0, or take engine=jax",
+        ),
+        (
+            sampling.streams or config.training.streams,
+            "sampling.streams and training.streams are threads of engine=jax; leave them at 0 with engine=tunix",
+        ),
+        (
+            config.data.curriculum.by == "solve_rate",
+            "data.curriculum.by is solve_rate, but Tunix's loop draws rows before the last ones are graded; take "
+            "engine=jax",
+        ),
+        (
+            model.quantize,
+            f"model.quantize is {model.quantize}, but Tunix's modules hold weights in full; take engine=jax",
+        ),
+        (
+            sampling.min_p,
+            f"sampling.min_p is {sampling.min_p}, which Tunix's samplers do not have; set it to 0, or take engine=jax",
+        ),
+        (
+            config.loss.mismatch_cap is not None and config.tunix.rollout == "vanilla" and filtered,
+            "loss.mismatch_cap needs the distribution that tokens were drawn from, but Tunix's sampler tells the one "
+            "before top_k and top_p; set those to 0 and 1, or take engine=jax",
+        ),
+        (
+            model.dtype != "float32" or model.remat,
+            f"model.dtype is {model.dtype} and model.remat {str(model.remat).lower()}; with engine=tunix modules are "
+            "built in float32 without rematerialisation, so take engine=jax",
         ),
     ):
         if wrong:

@@ -171,7 +171,7 @@ def fit(
     advantage = jax.jit(recipe.advantage)
     trainable = jax.tree.map(jnp.copy, parameters.trainable)  # updates donate theirs; the caller's stay, as reference
     state = TrainState(trainable, initial_state(optimizer, trainable, mesh), recipe.shaping.init())
-    state, progress = _restore(state, batches, run, checkpoints)
+    state, progress = restored(state, batches, run, checkpoints)
     behind = checkpoints.restore_behind(state.trainable) if plan.rollouts_ahead else None
     observer.replay(runs.read_metrics(run.path))
     state, behind = _bound((state, behind))
@@ -185,7 +185,7 @@ def fit(
         )  # fmt: skip
 
     rounds = Ahead(sample, gather, batches, behind) if plan.rollouts_ahead else InLine(sample, gather, batches)
-    record = _record(progress, rounds, run)
+    record = to_resume(progress, rounds.position(), run)
 
     def save(wait: bool = False) -> None:
         run.sync()
@@ -204,11 +204,11 @@ def fit(
         row |= observer.see(row)
         run.log(row)
         show(row, {})
-        return _judged(progress, row["eval/accuracy"])
+        return judged(progress, row["eval/accuracy"])
 
     progress = measure() if np.isnan(progress.accuracy) else progress
     try:
-        while not (reason := _reason(progress, plan, should_stop)):
+        while not (reason := reason_to_stop(progress, plan, should_stop)):
             clock, last = Clock(), progress.step + plan.num_iterations * plan.minibatches >= plan.steps
             rollouts, raw, notes = rounds.take(current(), progress.batch, keep, clock, last=last)
             if reference is not None:
@@ -218,7 +218,7 @@ def fit(
             advantages.refuse_nan(score)
             credit = per_token(np.asarray(advantage(score)), rollouts)
             keep(rollouts, raw, score, credit)
-            notes |= _batch_measures(rollouts, raw, score, credit)
+            notes |= batch_measures(rollouts, raw, score, credit)
             clock.lap("credit")
             valid = np.asarray(score.valid)  # shaping may return arrays of JAX
             for iteration, part in portions(rollouts, valid, credit, plan.num_iterations, plan.minibatches):
@@ -227,7 +227,7 @@ def fit(
                 trainable, optimizer_state, stats = update(current(), state.optimizer, part)
                 state = state._replace(trainable=trainable, optimizer=optimizer_state)
                 stats = {name: float(value) for name, value in stats.items()}
-                _refuse_non_finite(stats, progress)
+                refuse_non_finite(stats, progress)
                 progress = dataclasses.replace(progress, step=progress.step + 1)
                 behind = rounds.behind  # what is saved from now on begins with the next batch
                 row = {"kind": "train", "step": progress.step, "batch": progress.batch, "iteration": iteration}
@@ -245,10 +245,10 @@ def fit(
                 seconds=time.perf_counter() - started,
             )
             before = record["progress"]["step"]
-            if _due(before, progress.step, plan.evaluate_every) or progress.step >= plan.steps:
+            if due(before, progress.step, plan.evaluate_every) or progress.step >= plan.steps:
                 progress = measure()
-            record = _record(progress, rounds, run)
-            if _due(before, progress.step, plan.checkpoint_every):
+            record = to_resume(progress, rounds.position(), run)
+            if due(before, progress.step, plan.checkpoint_every):
                 save()
         progress = dataclasses.replace(progress, reason=reason)
         save(wait=True)
@@ -264,7 +264,8 @@ def fit(
     return current(), progress
 
 
-def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.ndarray) -> dict[str, float]:
+def batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.ndarray) -> dict[str, float]:
+    """What a row says of its batch: the raw score, the shaped one, credit per token."""
     out = measures.reward_measures(raw) | measures.group_measures(raw) | measures.completion_measures(rollouts)
     out |= {**measures.source_measures(rollouts, raw), **components.component_measures(raw)}
     if score is not raw:
@@ -273,7 +274,12 @@ def _batch_measures(rollouts: Rollouts, raw: Score, score: Score, credit: np.nda
     return out
 
 
-def _refuse_non_finite(stats: dict[str, float], progress: Progress) -> None:
+def refuse_non_finite(stats: dict[str, float], progress: Progress) -> None:
+    """Stops a run whose update was not applied; takes `policy/finite` out of the statistics.
+
+    Raises:
+      RunError: If the loss or its gradient is not finite.
+    """
     if not stats.pop("policy/finite"):
         raise NotFinite(
             f"loss {stats['policy/loss']}, gradient norm {stats['policy/gradient_norm']} at step {progress.step + 1}, "
@@ -282,7 +288,8 @@ def _refuse_non_finite(stats: dict[str, float], progress: Progress) -> None:
         )
 
 
-def _judged(progress: Progress, accuracy: float) -> Progress:
+def judged(progress: Progress, accuracy: float) -> Progress:
+    """Progress after an evaluation."""
     better = accuracy > progress.best_accuracy
     return dataclasses.replace(
         progress,
@@ -293,7 +300,7 @@ def _judged(progress: Progress, accuracy: float) -> Progress:
     )
 
 
-def _reason(progress: Progress, plan: Plan, should_stop: Callable[[], str]) -> str:
+def reason_to_stop(progress: Progress, plan: Plan, should_stop: Callable[[], str]) -> str:
     """Why to stop now, or nothing."""
     if progress.step >= plan.steps:
         return "finished"
@@ -302,13 +309,14 @@ def _reason(progress: Progress, plan: Plan, should_stop: Callable[[], str]) -> s
     return should_stop()
 
 
-def _due(before: int, now: int, every: int) -> bool:
+def due(before: int, now: int, every: int) -> bool:
     """Whether a multiple of `every` lies in (before, now]."""
     return every > 0 and now // every > before // every
 
 
-def _record(progress: Progress, rounds: InLine | Ahead, run: RunWriter) -> dict[str, Any]:
-    return {"progress": dataclasses.asdict(progress), "data": rounds.position(), "position": run.position()}
+def to_resume(progress: Progress, data: dict[str, Any], run: RunWriter) -> dict[str, Any]:
+    """What a checkpoint holds besides arrays: progress, where the rows of the next batch begin, ends of the files."""
+    return {"progress": dataclasses.asdict(progress), "data": data, "position": run.position()}
 
 
 def _bound(tree: Any) -> Any:
@@ -316,7 +324,7 @@ def _bound(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.device_put(x, x.sharding) if isinstance(x, jax.Array) else x, tree)
 
 
-def _restore(
+def restored(
     state: TrainState, batches: Batches, run: RunWriter, checkpoints: Checkpoints
 ) -> tuple[TrainState, Progress]:
     """The newest checkpoint, with the data and the run's files set back to it; or the given start."""
@@ -325,9 +333,9 @@ def _restore(
         run.rewind(None)
         hosts.meet("restored")
         return state, Progress()
-    restored, record = found
+    arrays, record = found
     batches.set_state(record["data"])
     progress = Progress(**record["progress"] | {"reason": ""})
     run.rewind(record["position"], progress.step)
     hosts.meet("restored")  # the rows that observers are going to read
-    return TrainState(*restored), progress
+    return TrainState(*arrays), progress

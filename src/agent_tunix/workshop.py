@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,9 @@ from agent_tunix.models import Parameters, Policy
 from agent_tunix.sampling import Distribution, Sample
 from agent_tunix.tokenizers import CharacterTokenizer, Tokenizer
 from agent_tunix.types import Params, Reward, Row
+
+if TYPE_CHECKING:
+    from agent_tunix.engines import Rollout
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +138,33 @@ def sampler(shop: Workshop, *, greedy: bool = False, mesh: Mesh | None = None) -
         layout=shop.layout,
         mesh=mesh,
     )
+
+
+def rollout(config: Config) -> "Rollout":
+    """How Tunix samples, and where it does that and trains.
+
+    Raises:
+      ConfigError: If its settings cannot mean anything.
+    """
+    from agent_tunix import engines  # Tunix's learners take seconds to import
+
+    chosen, sampled, prompts = config.tunix, config.sampling, config.data
+    settings, version = dict(chosen.settings), f"rollout_{chosen.rollout}_model_version"
+    if chosen.rollout != "vanilla" and config.model.weights:
+        settings = {version: config.model.weights.removeprefix("hf:")} | settings
+    found = engines.Rollout(
+        max_prompt_tokens=prompts.max_prompt_tokens,
+        max_completion_tokens=sampled.max_completion_tokens,
+        engine=chosen.rollout,
+        settings=settings,
+        train_mesh=chosen.train_mesh,
+        rollout_mesh=chosen.rollout_mesh,
+        overlong_prompts=prompts.overlong_prompts,
+        distribution=Distribution(sampled.temperature, sampled.top_k, sampled.top_p, sampled.min_p),
+        stop=tuple(sampled.stop),
+    )
+    engines.check(found)
+    return found
 
 
 def streams(architecture: models.Architecture) -> int:
@@ -247,7 +277,7 @@ def plan(config: Config, architecture: models.Architecture, mesh: Mesh | None = 
         group_size=settings.group_size,
         num_iterations=settings.num_iterations,
         minibatches=settings.minibatches,
-        microbatches=settings.microbatches or _microbatches(config, threads),
+        microbatches=settings.microbatches or (1 if config.engine == "tunix" else _microbatches(config, threads)),
         rollout_microbatches=config.sampling.rollout_microbatches,
         max_refills=settings.max_refills,
         temperature=config.sampling.temperature,

@@ -25,6 +25,7 @@ from agent_tunix.models._adapters import FIRST, folded, input_axis, with_factors
 from agent_tunix.models._architecture import Architecture, Llama3Scaling, Rotary
 from agent_tunix.models._families import FAMILIES, Family
 from agent_tunix.models._head import capped, token_logprobs
+from agent_tunix.models._module import logprobs as module_logprobs
 from agent_tunix.models._packing import spread
 from agent_tunix.models._quantized import BLOCK, QuantizedWeight, plain
 from agent_tunix.models._sharding import specs
@@ -46,6 +47,7 @@ __all__ = [
     "initial_params",
     "lora",
     "merged",
+    "module_logprobs",
     "module_policy",
     "params_sha256",
     "placements",

@@ -24,6 +24,7 @@ from agent_tunix.buckets import Packing
 from agent_tunix.devices import whole
 from agent_tunix.models._adapters import folded
 from agent_tunix.models._decoder import unembedding
+from agent_tunix.models._head import token_logprobs
 from agent_tunix.models._packing import packed
 from agent_tunix.types import Params
 
@@ -185,6 +186,41 @@ def stepper(params: Params, decoder: Decoder, before: Prefix) -> Callable[..., t
     return step
 
 
+def logprobs(
+    module: nnx.Module,
+    prompt_ids: Int[Array, "rows prompt_tokens"],
+    prompt_mask: Bool[Array, "rows prompt_tokens"],
+    completion_ids: Int[Array, "rows tokens"],
+    temperature: float = 1.0,
+    *,
+    entropy_gradient: bool = False,
+    softcap: float = 0.0,
+) -> tuple[Float[Array, "rows tokens"], Float[Array, "rows tokens"]]:
+    """Log-probabilities of completion tokens and entropies, through a call of a module of Tunix on whole rows.
+
+    The head is applied to the completions alone and in parts (`token_logprobs`), where Tunix's own loss holds the
+    logits of prompts and completions in float32. What stands behind the end of a completion changes nothing in front.
+
+    Args:
+      module: A decoder of Tunix. Of a trace's own making, since its head is replaced.
+      prompt_ids: One prompt per row, left-padded.
+      prompt_mask: True on tokens that are not padding.
+      completion_ids: Right-padded.
+      temperature: Divides the logits.
+      entropy_gradient: Whether entropies are differentiated.
+      softcap: Of the module's logits; 0 where there is none.
+    """
+    head = unembedding(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    ids = jnp.concatenate([prompt_ids, completion_ids], axis=1)
+    mask = jnp.concatenate([prompt_mask, jnp.ones(completion_ids.shape, bool)], axis=1)
+    handed, *_ = _through(module, ids, _positions(mask), None, _causal(mask, ids.shape[1]))
+    features = handed[:, prompt_ids.shape[1] - 1 : -1]
+    head = head.astype(features.dtype)
+    return token_logprobs(
+        features, head, completion_ids, temperature, entropy_gradient=entropy_gradient, softcap=softcap
+    )
+
+
 # --- Pieces -----------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +228,10 @@ def _features(
     params: Params, decoder: Decoder, ids: Array, positions: Array, cache: Any, visible: Array
 ) -> tuple[Array, Any, Array]:
     """What a module hands to its head, its cache, and what it would return if the head changed nothing."""
-    module: Any = decoder.module(params)
+    return _through(decoder.module(params), ids, positions, cache, visible)
+
+
+def _through(module: Any, ids: Array, positions: Array, cache: Any, visible: Array) -> tuple[Array, Any, Array]:
     handed: list[Array] = []
 
     def head(x: Array) -> Array:
