@@ -62,6 +62,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
         "policies",
         "planning",
         "watching",
+        "trackers",
         "sinks",
         "jobs",
         "tradeoff_text",
@@ -89,6 +90,10 @@ BORDERS = {
     "hydra": {"config", "overrides", "recipes", "cli"},
     "omegaconf": {"config", "overrides", "recipes", "cli"},
     "matplotlib": {"reports"},
+    "tensorboardX": {"trackers", "diagnostics"},
+    "wandb": {"trackers"},
+    "trackio": {"trackers"},
+    "mlflow": {"trackers"},
     "plotly": {"reports"},
     "seaborn": {"reports"},
 }

@@ -96,35 +96,27 @@ def test_environment_names_versions_and_every_start(folder):
     assert document["starts"][0]["pid"] == os.getpid()
 
 
-def test_tensorboard_gets_every_number_once_after_a_rewind(folder):
-    from tensorboardX.proto import event_pb2
-    from tensorboardX.record_writer import masked_crc32c
-
-    def records(path):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            assert int.from_bytes(data[8:12], "little") == masked_crc32c(data[:8])
-            yield event_pb2.Event.FromString(data[12 : 12 + size])
-            data = data[16 + size :]
-
+def test_listeners_are_told_rows_texts_and_where_the_run_was_cut_back_to(folder):
+    told = []
+    listener = runs.Listener(
+        lambda row: told.append(row["step"]),
+        lambda tag, text, step: told.append((tag, text, step)),
+        lambda step: told.append(("rewound", step)),
+        lambda: told.append("sync"),
+    )
     with runs.open_run(folder, config=CONFIG) as run:
-        run.log(train_row(1, **{"reward/mean": 0.5, "none": None, "name": "text"}))
+        run.attach(runs.Listener(lambda row: None))  # one that only cares for rows
+        run.attach(listener)
+        run.log(train_row(1))
         position = run.position()
-        run.log(train_row(2, **{"reward/mean": 9.0}))
+        run.sync()
+        run.log_timing({"step": 2, "time/step_s": 0.1})
+        run.log_text("health/alerts", "**WARN**", 2)
         run.rewind(position, step=1)
-        run.log(train_row(2, **{"reward/mean": 0.75}))
-    first, second = sorted((folder / "tensorboard").iterdir())
-    scalars = [(value.tag, event.step, value.simple_value) for event in records(first) for value in event.summary.value]
-    layout, *scalars = scalars
-    assert layout[0] == "custom_scalars__config__"
-    assert scalars == [("reward/mean", 1, 0.5), ("reward/mean", 2, 9.0)]
-    events = list(records(second))
-    # TensorBoard drops what earlier files hold from the step of a START record on.
-    assert [event.step for event in events if event.session_log.status == event_pb2.SessionLog.START] == [2]
-    assert [(value.tag, value.simple_value) for event in events for value in event.summary.value][1:] == [
-        ("reward/mean", 0.75)
-    ]
+        run.rewind(position)
+        run.rewind(None)
+    assert told == [1, "sync", 2, ("health/alerts", "**WARN**", 2), ("rewound", 1), ("rewound", 0), ("rewound", None)]
+    assert not (folder / "tensorboard").exists()
 
 
 def test_rewinding_and_repeating_gives_the_same_bytes(folder, tmp_path):

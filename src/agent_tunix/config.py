@@ -264,10 +264,10 @@ class DiagnosticsConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """Where numbers go besides the run folder and TensorBoard."""
+    """Where numbers go besides the run folder's own files."""
 
-    sinks: tuple[str, ...] = ()
-    """Any of `wandb`, `trackio` and `mlflow`, or functions `(numbers, step)` as `package.module:name` or
+    sinks: tuple[str, ...] = ("tensorboard",)
+    """Any of `tensorboard`, `wandb`, `trackio` and `mlflow`, or functions `(numbers, step)` as `package.module:name` or
     `file.py:name`."""
     project: str = "agent_tunix"
     """What trackers file the run under."""

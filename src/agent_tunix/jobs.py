@@ -79,7 +79,6 @@ def _joined(config: Config) -> Run:
     with (
         _opened(path, plain, config.resume) as run,
         Display(config.training.steps, log_rewards=config.training.log_rewards, quiet=not first) as display,
-        sinks.attached(config, run) if first else contextlib.nullcontext(),
         stop_signals() as should_stop,
     ):
         done = hosts.exchanged("done", runs.read_summary(path))[0]
@@ -107,7 +106,8 @@ def _trained(config: Config, path: Path, run: RunWriter, display: Display, shoul
     mesh = workshop.mesh(config)
     on_step = _warm_start_step(config, display, should_stop)
     start = workshop.start_params(shop, path, on_step, on_host=mesh is not None)
-    _fit(shop, start, run, display, should_stop, mesh)
+    with sinks.attached(config, run) if hosts.index() == 0 else contextlib.nullcontext():
+        _fit(shop, start, run, display, should_stop, mesh)
 
 
 def _run_dir(config: Config, plain: dict[str, Any]) -> Path:
