@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 from agent_tunix import hugging_face, models
 from agent_tunix.errors import ModelError
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZES = {
     "vocab_size": 48,
     "hidden_size": 32,
@@ -32,14 +34,28 @@ GEMMA3_ROPE = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
 }
+GEMMA4 = {
+    "sliding_window": 6, "global_head_dim": 16, "vocab_size_per_layer_input": 48, "hidden_size_per_layer_input": 0,
+}  # fmt: skip
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 FAMILIES = {
     "qwen3": ("Qwen3", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e6}, "tie_word_embeddings": True}),
     "qwen3 untied": ("Qwen3", {"tie_word_embeddings": False}),
+    "qwen3_moe": ("Qwen3Moe", EXPERTS | {"norm_topk_prob": True, "tie_word_embeddings": False}),
+    "qwen3_moe of weights as they are": ("Qwen3Moe", EXPERTS | {"norm_topk_prob": False, "tie_word_embeddings": True}),
     "qwen2": ("Qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "tie_word_embeddings": True}),
     "llama3": ("Llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}),
     "gemma": ("Gemma", {"num_key_value_heads": 4}),
     "gemma2": ("Gemma2", WINDOWED | CAPS | {"layer_types": LAYERS}),
     "gemma3": ("Gemma3", WINDOWED | {"layer_types": LAYERS, "rope_parameters": GEMMA3_ROPE}),
+    "gemma4": ("Gemma4", GEMMA4 | {
+        "num_hidden_layers": 6, "layer_types": [*LAYERS[:2], *LAYERS[:2], *LAYERS[:2]], "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 4, "use_double_wide_mlp": True, "final_logit_softcapping": 4.0,
+    }),
+    "gemma4 of experts": ("Gemma4", GEMMA4 | {
+        "num_hidden_layers": 2, "layer_types": LAYERS[:2], "attention_k_eq_v": True, "num_global_key_value_heads": 1,
+        "enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 12,
+    }),
 }  # fmt: skip
 
 
@@ -47,7 +63,7 @@ def made(folder, name, dtype="float32", **settings):
     """A model of transformers with random weights, norms and biases included, saved into a folder."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     prefix, details = FAMILIES[name]
-    config_name = "Gemma3TextConfig" if prefix == "Gemma3" else f"{prefix}Config"
+    config_name = f"{prefix}TextConfig" if prefix in ("Gemma3", "Gemma4") else f"{prefix}Config"
     config = getattr(transformers, config_name)(**(SIZES | details | settings))
     config._attn_implementation = "eager"  # the others leave out the bound of attention scores
     model = getattr(transformers, f"{prefix}ForCausalLM")(config)
@@ -234,6 +250,7 @@ BROKEN = {
     "another shape": (lambda folder: changed(folder, hidden_size=8), "belong to another config"),
     "another family": (lambda folder: changed(folder, model_type="qwen33"), "did you mean `qwen3`"),
     "other positions": (lambda folder: changed(folder, rope_parameters={"rope_type": "yarn"}), "yarn"),
+    "layers without experts": (lambda folder: changed(folder, mlp_only_layers=[0]), "mlp_only_layers"),
     "biases": (lambda folder: changed(folder, attention_bias=True), "attention_bias=true"),
     "no size": (lambda folder: changed(folder, vocab_size=None), "no vocab_size"),
 }
@@ -272,12 +289,22 @@ def test_nothing_is_overwritten_and_a_full_disk_leaves_nothing(folder, tmp_path,
     assert not (tmp_path / "new").exists()
 
 
-def test_every_weight_of_the_tree_has_a_name(folder):
-    for family in models.FAMILIES:
-        local = (True, False) if family in ("gemma2", "gemma3") else ()
+EVERY = {
+    "gemma2": {"local": (True, False), "window": 4},
+    "gemma3": {"local": (True, False), "window": 4},
+    "gemma4": {"local": (True, False) * 2, "window": 4, "layers": 4, "shared": 2, "shared_mlp": 32, "layer_inputs": 4},
+}
+"""What families need besides sizes."""
+
+
+def test_every_weight_of_the_tree_has_a_name():
+    experts = {"experts": models.Experts(4, 2, 8)}
+    beside = {"local": (True, False), "keys_are_values": True, "global_kv_heads": 1, "global_head_dim": 16, **experts}
+    further = [("gemma4", beside), ("qwen3_moe", experts)]
+    for family, details in [*((name, EVERY.get(name, {})) for name in models.FAMILIES), *further]:
         for kv_heads in (2, 4):
             sizes = {"layers": 2, "width": 16, "heads": 4, "kv_heads": kv_heads, "head_dim": 8, "mlp": 16}
-            architecture = models.Architecture(20, **sizes, family=family, window=4 if local else 0, local=local)
+            architecture = models.Architecture(20, **sizes | details, family=family)
             params = jax.eval_shape(lambda architecture=architecture: models.initial_params(architecture, 0))
             paths = {
                 tuple(getattr(part, "key", getattr(part, "idx", None)) for part in path)

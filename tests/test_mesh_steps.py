@@ -79,7 +79,7 @@ def tree_of(family, tied=True):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", [name for name, family in models.FAMILIES.items() if family.rules])
 def test_the_rules_of_a_family_know_every_parameter(family, tied):
     if family.startswith("gemma") and not tied:
         pytest.skip("Gemma's embeddings are tied")
@@ -123,6 +123,14 @@ def test_axes_that_the_devices_do_not_divide_stay_whole():
 def test_what_no_rule_knows_is_told():
     with pytest.raises(ModelError, match="no rule says how `layers/0/router/w` is cut"):
         _sharding.rule(_sharding.PROJECTIONS, "layers/0/router/w")
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gemma4"])
+def test_families_without_rules_are_whole_or_refused(family):
+    with pytest.raises(ModelError, match=f"parameters of {family} are not cut over fsdp and tp yet; take mesh=dataN"):
+        models.placements(models.Architecture(64, family=family), models.full({}), {"data": 2, "fsdp": 2})
+    one = models.full({"w": jax.ShapeDtypeStruct((4, 4), "float32")})
+    assert models.placements(models.Architecture(64, family=family), one, {"data": 4}).trainable == {"w": P()}
 
 
 def test_query_heads_have_to_be_divided():

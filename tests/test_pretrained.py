@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -15,13 +16,30 @@ from agent_tunix import cli, hugging_face, jobs, models, overrides, policies, re
 from agent_tunix.errors import AgentTunixError, ConfigError, ModelError, RunError
 from agent_tunix.tokenizers import CharacterTokenizer
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SIZES = {"layers": 2, "width": 32, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp": 32}
 LOCAL = {"window": 8, "local": (True, False)}
 FAMILIES = {
     "qwen3": {},
+    "qwen3_moe": {"tied": False, "experts": models.Experts(4, 2, 16)},
+    "qwen2": {},
     "llama3": {"tied": False, "rotary": models.Rotary(5e5, 1.0, models.Llama3Scaling(8.0, 1.0, 4.0, 16))},
+    "gemma": {"rotary": models.Rotary(1e4)},
     "gemma2": LOCAL | {"softcap": 30.0, "attention_softcap": 50.0, "rotary": models.Rotary(1e4)},
     "gemma3": LOCAL,
+    "gemma4": LOCAL
+    | {
+        "layers": 4,
+        "local": (True, False) * 2,
+        "shared": 2,
+        "shared_mlp": 64,
+        "layer_inputs": 4,
+        "softcap": 30.0,
+        "query_scale": 1.0,
+        "global_head_dim": 24,
+        "rotary": models.Rotary(proportion=0.25),
+    },
 }
 SHORT = [
     "training.prompts_per_batch=4", "training.group_size=4", "data.train_size=64", "data.heldout_size=8",
@@ -40,7 +58,7 @@ def low(completion):
 
 def folder_of(path, family="qwen3"):
     tokenizer = CharacterTokenizer()
-    architecture = models.Architecture(tokenizer.vocab_size, **SIZES, family=family, **FAMILIES[family])
+    architecture = models.Architecture(tokenizer.vocab_size, family=family, **SIZES | FAMILIES[family])
     params = models.initial_params(architecture, 3)
     # Tied embeddings as small as at their start leave logits that no adapter could move far.
     params["embedder"]["input_embedding"] = 10 * params["embedder"]["input_embedding"]
@@ -72,9 +90,31 @@ def test_a_run_keeps_a_note_and_no_copy_of_the_weights(origin, whole):
     assert json.loads((whole / "start" / "origin.json").read_text())["folder"] == str(origin)
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(origin, whole, tmp_path, monkeypatch):
-    words = ["model.lora_rank=2", "training.steps=4"]
-    asked = iter([False, False, True])
+ADAPTED = ["model.lora_rank=2", "training.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """The function that gives a family's model and the run that trained factors of it, trained when first asked for."""
+
+    @functools.cache
+    def run_of(family):
+        folder = folder_of(tmp_path_factory.mktemp("models") / "model", family)
+        return folder, trained(folder, tmp_path_factory.mktemp("runs") / "run", *ADAPTED)
+
+    return run_of
+
+
+def measured(path):
+    """Metrics of a run without those of time."""
+    rows = runs.read_metrics(path, "train")
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(family, adapted, tmp_path, monkeypatch):
+    folder, whole = adapted(family)
+    asked = iter([False, True])
 
     class Stops:
         def __enter__(self):
@@ -84,27 +124,31 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_parameters(origin, whole, tm
             pass
 
     monkeypatch.setattr(jobs, "stop_signals", Stops)
-    trained(origin, tmp_path / "run", *words)
+    trained(folder, tmp_path / "run", *ADAPTED)
     assert runs.read_summary(tmp_path / "run") is None
+    assert len(measured(tmp_path / "run")) == 1
     monkeypatch.undo()
-    assert (
-        trained(origin, tmp_path / "run", *words).summary["params_sha256"]
-        == (runs.read_summary(whole)["params_sha256"])
-    )
+    resumed = trained(folder, tmp_path / "run", *ADAPTED)
+    assert resumed.summary["params_sha256"] == whole.summary["params_sha256"]
+    assert measured(resumed.path) == measured(whole.path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rank", [0, 2])
-def test_every_family_trains_and_exports(family, rank, tmp_path):
-    folder = folder_of(tmp_path / "model", family)
-    run = trained(folder, tmp_path / "run", f"model.lora_rank={rank}", "training.steps=1")
+def test_every_family_trains_and_exports(family, rank, adapted, tmp_path):
+    if rank:
+        folder, run = adapted(family)
+    else:
+        folder = folder_of(tmp_path / "model", family)
+        run = trained(folder, tmp_path / "run", "model.lora_rank=0", "training.steps=1")
     out = policies.export(run.path, tmp_path / "out")
     assert hugging_face.read_architecture(out) == hugging_face.read_architecture(folder)
     before, after = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     assert set(before) == set(after)
     changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
     projections = {name for name in before if name.endswith("_proj.weight")}
-    assert changed and (changed <= projections if rank else changed >= projections)
+    chosen = {name for name in projections if "experts" not in name}  # an expert that no token visits stays
+    assert changed and (changed <= projections if rank else changed >= chosen)
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
     start = policies.export(run.path, tmp_path / "start", checkpoint=0)
     same = load_file(start / "model.safetensors")

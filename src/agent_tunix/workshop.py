@@ -174,7 +174,9 @@ def streams(architecture: models.Architecture) -> int:
     0.60, 0.56, 0.89 and 0.96 of the time, those of 36 million 1.02. The update of 0.8 million takes 0.90.
     """
     attention = 2 * (architecture.heads + architecture.kv_heads) * architecture.head_dim
-    layers = architecture.layers * architecture.width * (attention + 3 * architecture.mlp)
+    experts = architecture.experts
+    inner = architecture.mlp if experts is None else architecture.mlp + experts.number * experts.mlp
+    layers = architecture.layers * architecture.width * (attention + 3 * inner)
     small = layers + architecture.vocab_size * architecture.width <= MOST_IN_STREAMS
     return 2 if small and jax.default_backend() == "cpu" else 1
 

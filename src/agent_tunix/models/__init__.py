@@ -22,7 +22,7 @@ from agent_tunix.devices import has_cuts, on_host, whole
 from agent_tunix.errors import ModelError
 from agent_tunix.models import _decoder, _module, _quantized
 from agent_tunix.models._adapters import FIRST, folded, input_axis, with_factors
-from agent_tunix.models._architecture import Architecture, Llama3Scaling, Rotary
+from agent_tunix.models._architecture import Architecture, Experts, Llama3Scaling, Rotary
 from agent_tunix.models._families import FAMILIES, Family
 from agent_tunix.models._head import capped, token_logprobs
 from agent_tunix.models._module import logprobs as module_logprobs
@@ -36,6 +36,7 @@ __all__ = [
     "BLOCK",
     "FAMILIES",
     "Architecture",
+    "Experts",
     "Family",
     "Llama3Scaling",
     "Parameters",
@@ -265,6 +266,9 @@ def initial_params(architecture: Architecture, seed: int) -> Params:
       seed: The tree is a function of it and the sizes alone.
     """
     tree = jax.eval_shape(lambda: nnx.to_pure_dict(nnx.state(tunix_module(architecture))))
+    for layer in range(architecture.owning, architecture.layers):  # Tunix keeps weights there that nothing reads
+        attention = tree["layers"][layer]["attn"]
+        tree["layers"][layer]["attn"] = {name: attention[name] for name in attention if name not in KEYS}
     leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     depth, family = (2 * architecture.layers) ** -0.5, FAMILIES[architecture.family]
@@ -275,10 +279,17 @@ def initial_params(architecture: Architecture, seed: int) -> Params:
             return jnp.full(leaf.shape, 1.0 - family.norm_offset, leaf.dtype)
         if "bias" in name:
             return jnp.zeros(leaf.shape, leaf.dtype)
+        if name.endswith("scale']"):
+            return jnp.ones(leaf.shape, leaf.dtype)
         if "embedding" in name:
             return 0.02 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        residual = any(module in name for module in ("o_proj", "down_proj", "attn_vec_einsum"))
-        inputs = np.prod(leaf.shape[:-1]) if residual else leaf.shape[input_axis(name)]
+        residual = any(module in name for module in ("o_proj", "down_proj", "attn_vec_einsum", "linear"))
+        if "gating_einsum" in name:  # experts lead, and inputs come last
+            inputs = leaf.shape[-1]
+        elif leaf.ndim == 3 and ("mlp" in name or "moe" in name):  # experts lead
+            inputs = leaf.shape[1]
+        else:
+            inputs = np.prod(leaf.shape[:-1]) if residual else leaf.shape[input_axis(name)]
         deviation = float(inputs) ** -0.5 * (depth if residual else 1.0)
         return deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
 
@@ -287,6 +298,10 @@ def initial_params(architecture: Architecture, seed: int) -> Params:
         return structure.unflatten([draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)])
 
     return draw_all(keys)
+
+
+KEYS = ("k_einsum", "kv_einsum", "_key_norm")
+"""Modules of attention that a layer has not which attends to the keys and values of another."""
 
 
 def full(params: Params) -> Parameters:
@@ -361,6 +376,8 @@ def placements(architecture: Architecture, parameters: Parameters, axes: Mapping
             f"mesh has tp = {axes['tp']}, which does not divide {architecture.heads} query heads; choose a divisor"
         )
     rules = FAMILIES[architecture.family].rules
+    if axes.get("fsdp", 1) * axes.get("tp", 1) > 1 and not rules:
+        raise ModelError(f"parameters of {architecture.family} are not cut over fsdp and tp yet; take mesh=dataN")
     trainable, frozen = (specs(rules, tree, axes) for tree in (parameters.trainable, parameters.frozen))
     return dataclasses.replace(parameters, trainable=trainable, frozen=frozen)
 

@@ -18,7 +18,7 @@ from agent_tunix.devices import has_cuts
 from agent_tunix.models._quantized import QuantizedMatrix, QuantizedWeight, side_by_side
 from agent_tunix.types import Params
 
-INPUT_AXES = {"q_einsum": 1, "kv_einsum": 2, "qkv_einsum": 2}
+INPUT_AXES = {"q_einsum": 1, "k_einsum": 1, "kv_einsum": 2, "qkv_einsum": 2}
 """Where the weights of these modules have their inputs, which else come first."""
 
 FIRST, SECOND = "_lora_a", "_lora_b"

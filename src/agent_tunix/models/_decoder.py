@@ -14,7 +14,7 @@ Parameters are cast to the dtype of computation on the way in; norms, softmax an
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from agent_tunix.buckets import Packing
 from agent_tunix.devices import along_tp, has_cuts, whole
-from agent_tunix.models._adapters import folded
-from agent_tunix.models._architecture import Architecture, Rotary
+from agent_tunix.models._adapters import Matrix, folded
+from agent_tunix.models._architecture import Architecture, Experts, Rotary
+from agent_tunix.models._experts import Mixture, mixed, routed
 from agent_tunix.models._families import FAMILIES, Family, Layer
 from agent_tunix.models._head import capped
 from agent_tunix.models._packing import packed, spread, taken
@@ -76,6 +77,10 @@ class Shape(NamedTuple):
         """Query heads that share one key-value head."""
         return self.heads // self.kv_heads
 
+    def at(self, layer: int) -> "Shape":
+        """The same with the heads of one layer."""
+        return self._replace(architecture=self.architecture.at(layer))
+
     def window(self, layer: int) -> int:
         """How many tokens a layer sees, the query's own included; 0 where all."""
         return self.architecture.window if self.architecture.is_local(layer) else 0
@@ -92,7 +97,7 @@ class Prefix(NamedTuple):
     """All that completions need of their prompts. The leading axis of every array is that of prompts.
 
     Attributes:
-      layers: Keys and values of all but the last prompt token, one entry per layer.
+      layers: Keys and values of all but the last prompt token, one entry per layer that has its own.
       mask: Which of these tokens are real.
       last: The last prompt token, the first that a completion feeds.
       position: Its position in the sequence.
@@ -127,10 +132,10 @@ def _ready(layer: Layer | Params, shape: Shape) -> Layer:
     found = shape.family.layer(tree)
     norms = {name: _norm_weight(value, shape) for name, value in found._asdict().items() if name.endswith("norm")}
 
-    def cast(weight: Any) -> Any:
+    def computed(weight: Any) -> Any:
         return weight if isinstance(weight, QuantizedMatrix) else weight.astype(shape.dtype)
 
-    return mapped(cast, found)._replace(**norms)
+    return mapped(computed, found)._replace(**norms)
 
 
 def _gathered(tree: Params, shape: Shape) -> Params:
@@ -171,26 +176,28 @@ def prefix(
     mask, positions = prompt_mask[:, :-1], _positions(prompt_mask)
     rotations = _rotations(positions[:, :-1], shape)
     x = _embedded(params, shape, prompt_ids[:, :-1])
-    cache, stack = [], _waiting(params, shape)
+    given, cache = _layer_inputs(params, shape, prompt_ids[:, :-1], x), []
+    stack = _waiting(params, shape)[: shape.architecture.owning]
     for index, layer in enumerate(stack):
+        own = shape.at(index)
         if index < len(stack) - 1:
-            kind = functools.partial(_prefix_layer, shape=shape, window=shape.window(index))
-            x, keys_values = shape.saved(kind, has_cuts(layer))(x, layer, rotations[index], mask)
+            kind = functools.partial(_prefix_layer, shape=own, window=shape.window(index))
+            x, keys_values = shape.saved(kind, has_cuts(layer))(x, layer, rotations[index], mask, given[index])
         else:  # of the last layer only keys and values are read
-            kind = functools.partial(_keys_values, shape=shape)
+            kind = functools.partial(_keys_values, shape=own)
             keys_values = (shape.saved(kind, True) if has_cuts(layer) else kind)(x, layer, rotation=rotations[index])
         cache.append(keys_values)
     return Prefix(cache, mask, prompt_ids[:, -1], positions[:, -1])
 
 
 def _prefix_layer(
-    x: Array, layer: Layer | Params, rotation: Rotation, mask: Array, shape: Shape, window: int
+    x: Array, layer: Layer | Params, rotation: Rotation, mask: Array, given: Array | None, shape: Shape, window: int
 ) -> tuple[Array, KeysValues]:
     layer = _ready(layer, shape)
     queries, keys, values = _project(x, layer, shape, rotation)
     cache = KeysValues(_heads_first(keys), _heads_first(values))
     mixed = _prefix_attention(queries, cache, mask, shape, window) @ layer.output
-    return _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape), cache
+    return _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape, given), cache
 
 
 def _keys_values(x: Array, layer: Layer | Params, shape: Shape, rotation: Rotation) -> KeysValues:
@@ -214,10 +221,17 @@ def features(
         inputs, positions = (taken(values.reshape(-1), packing.places) for values in (inputs, positions))
     rotations = _rotations(positions, shape)
     x = _embedded(params, shape, inputs)
-    for index, (layer, keys_values) in enumerate(zip(_waiting(params, shape), before.layers, strict=True)):
-        kind = {"shape": shape, "grid": (prompts, group), "window": shape.window(index)}
-        advance = shape.saved(functools.partial(_completion_layer, **kind), has_cuts(layer))
-        x = advance(x, layer, keys_values, rotations[index], before.mask, packing)
+    given, sources = _layer_inputs(params, shape, inputs, x), _sources(shape.architecture)
+    shared: dict[int, tuple[Array, Array]] = {}
+    for index, (layer, source) in enumerate(zip(_waiting(params, shape), sources, strict=True)):
+        kind = {"shape": shape.at(index), "grid": (prompts, group), "window": shape.window(index)}
+        lends = index in sources[shape.architecture.owning :]
+        advance = shape.saved(functools.partial(_completion_layer, **kind, lends=lends), has_cuts(layer))
+        borrowed = shared.get(source)
+        x, own = advance(
+            x, layer, before.layers[source], rotations[index], before.mask, packing, given[index], borrowed
+        )
+        shared |= {index: own} if lends else {}
     x = _final_norm(x, params, shape)
     return x.reshape(prompts, group, length, -1) if packing is None else x
 
@@ -229,17 +243,28 @@ def _completion_layer(
     rotation: Rotation,
     mask: Array,
     packing: Packing | None,
+    given: Array | None,
+    borrowed: tuple[Array, Array] | None,
     shape: Shape,
     grid: tuple[int, int],
     window: int,
-) -> Array:
+    lends: bool,
+) -> tuple[Array, tuple[Array, Array] | None]:
+    """The stream behind a layer, and the keys and values of the completions where later layers borrow them."""
     layer = _ready(layer, shape)
-    queries, keys, values = _project(x, layer, shape, rotation)
+    projected = _project(x, layer, shape, rotation)
     if packing is not None:  # attention alone needs to know which tokens belong together
-        queries, keys, values = (spread(y, packing).reshape(grid[0], -1, *y.shape[1:]) for y in (queries, keys, values))
+        projected = jax.tree.map(lambda y: spread(y, packing).reshape(grid[0], -1, *y.shape[1:]), projected)
+    queries, *own = projected
+    keys, values = own if borrowed is None else borrowed
     mixed = _completion_attention(queries, keys, values, before, mask, shape, grid[1], window)
     mixed = (mixed if packing is None else packed(mixed.reshape(-1, mixed.shape[-1]), packing)) @ layer.output
-    return _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape)
+    x = _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape, given)
+    return x, (keys, values) if lends else None
+
+
+def _sources(architecture: Architecture) -> list[int]:
+    return [architecture.source(layer) for layer in range(architecture.layers)]
 
 
 # --- Decoding ---------------------------------------------------------------------------------------------------------
@@ -251,12 +276,14 @@ def empty_cache(params: Params, shape: Shape, before: Prefix, group: int, slots:
     Keys are `[prompts group kv_heads head_dim slots]`, so that scores need no transposed copy of them (measured: the
     product takes a fifth of the time), values `[prompts group kv_heads slots head_dim]`.
     """
-    rows = (before.mask.shape[0], group, shape.kv_heads)
-    keys, values = (*rows, shape.head_dim, slots), (*rows, slots, shape.head_dim)
-    return [
-        KeysValues(along_tp(jnp.zeros(keys, shape.dtype), 2), along_tp(jnp.zeros(values, shape.dtype), 2))
-        for _ in params["layers"]
-    ]
+    rows = (before.mask.shape[0], group)
+
+    def empty(kv_heads: int, head_dim: int) -> KeysValues:
+        keys, values = (*rows, kv_heads, head_dim, slots), (*rows, kv_heads, slots, head_dim)
+        return KeysValues(along_tp(jnp.zeros(keys, shape.dtype), 2), along_tp(jnp.zeros(values, shape.dtype), 2))
+
+    own = [shape.at(layer) for layer in range(shape.architecture.owning)]
+    return [empty(layer.kv_heads, layer.head_dim) for layer in own]
 
 
 def grown(cache: list[KeysValues], slots: int) -> list[KeysValues]:
@@ -292,15 +319,16 @@ def stepper(
     def step(cache: list[KeysValues], tokens: Array, index: Array) -> tuple[Array, list[KeysValues]]:
         rotations = _rotations(before.position[:, None] + index, shape)
         x, new = _embedded(params, shape, tokens), []
-        for place, (layer, prompt, own) in enumerate(zip(stack, prompts, cache, strict=True)):
-            queries, keys, values = _project(x, layer, shape, rotations[place])
-            own = KeysValues(
-                _written(own.keys, keys[..., None], index, 4), _written(own.values, values[..., None, :], index, 3)
-            )
-            new.append(own)
+        given = _layer_inputs(params, shape, tokens, x)
+        for place, (layer, source) in enumerate(zip(stack, _sources(shape.architecture), strict=True)):
+            kind = shape.at(place)
+            queries, keys, values = _project(x, layer, kind, rotations[place])
+            if keys is not None and values is not None:
+                new.append(_appended(cache[place], keys, values, index))
+            own = new[source]
             visible = _visible_in_decoding(before.mask, own.values.shape[3], index, shape.window(place))
-            mixed = _decode_attention(queries, prompt, own, *visible, shape) @ layer.output
-            x = _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape)
+            mixed = _decode_attention(queries, prompts[source], own, *visible, kind) @ layer.output
+            x = _through_mlp(x + _post(mixed, layer.attention_post_norm, shape), layer, shape, given[place])
         # Whole on every device along `tp`, so that all of them draw the same token.
         logits = along_tp(logits_of(_final_norm(x, params, shape)), None)
         return capped(logits, shape.architecture.softcap), new
@@ -319,6 +347,12 @@ def _visible_in_decoding(mask: Array, slots: int, index: Array, window: int) -> 
 def _distances(mask: Array) -> Array:
     """How far the last prompt token, the first that completions feed, is behind each token of the prefix."""
     return mask.shape[1] - jnp.arange(mask.shape[1])
+
+
+def _appended(cache: KeysValues, keys: Array, values: Array, index: Array) -> KeysValues:
+    return KeysValues(
+        _written(cache.keys, keys[..., None], index, 4), _written(cache.values, values[..., None, :], index, 3)
+    )
 
 
 def _written(cache: Array, new: Array, index: Array, axis: int) -> Array:
@@ -360,15 +394,14 @@ def _positions(mask: Bool[Array, "prompts tokens"]) -> Int[Array, "prompts token
 def _rotations(positions: Int[Array, "*batch"], shape: Shape) -> list[Rotation]:
     """Rotations of every layer; layers of a kind share them."""
     architecture = shape.architecture
-    found = {
-        rotary: _rotation(positions, rotary, architecture.head_dim)
-        for rotary in {_rotary(architecture, layer) for layer in range(architecture.layers)}
-    }
-    return [found[_rotary(architecture, layer)] for layer in range(architecture.layers)]
+    kinds = [_rotary(architecture, layer) for layer in range(architecture.layers)]
+    found = {kind: _rotation(positions, *kind) for kind in set(kinds)}
+    return [found[kind] for kind in kinds]
 
 
-def _rotary(architecture: Architecture, layer: int) -> Rotary:
-    return architecture.local_rotary if architecture.is_local(layer) else architecture.rotary
+def _rotary(architecture: Architecture, layer: int) -> tuple[Rotary, int]:
+    rotary = architecture.local_rotary if architecture.is_local(layer) else architecture.rotary
+    return rotary, architecture.at(layer).head_dim
 
 
 def _rotation(positions: Int[Array, "*batch"], rotary: Rotary, head_dim: int) -> Rotation:
@@ -382,7 +415,7 @@ def _rotate(x: Float[Array, "*batch heads head_dim"], rotation: Rotation) -> Arr
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1).astype(x.dtype)
 
 
-def _rms_norm(x: Array, weight: Array, shape: Shape) -> Array:
+def _rms_norm(x: Array, weight: Array | float, shape: Shape) -> Array:
     wide = x.astype(jnp.float32)
     normal = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + shape.architecture.norm_eps)
     return (normal * weight).astype(x.dtype)
@@ -398,6 +431,19 @@ def _embedded(params: Params, shape: Shape, ids: Array) -> Array:
     return x * jnp.asarray(shape.architecture.width**0.5, shape.dtype) if shape.family.scaled_embedding else x
 
 
+def _layer_inputs(params: Params, shape: Shape, ids: Array, x: Array) -> Sequence[Array | None]:
+    """What every layer is given of each token besides the stream: by its id, and projected from its embedding."""
+    tree, width = params["embedder"], shape.architecture.layer_inputs
+    if not width:
+        return [None] * shape.architecture.layers
+    by_id = tree["per_layer_input_embedding"][ids].astype(shape.dtype) * jnp.asarray(width**0.5, shape.dtype)
+    projection = tree["per_layer_model_projection"]["w"].astype(shape.dtype)
+    projected = jnp.einsum("...d,dlp->...lp", x, projection) * jnp.asarray(x.shape[-1] ** -0.5, shape.dtype)
+    projected = _rms_norm(projected, tree["per_layer_projection_norm"]["scale"], shape)
+    both = (projected + by_id) * jnp.asarray(2.0**-0.5, shape.dtype)
+    return [both[..., layer, :] for layer in range(shape.architecture.layers)]
+
+
 def _final_norm(x: Array, params: Params, shape: Shape) -> Array:
     tree = params["final_norm"]
     weight = _norm_weight(tree["w"] if "w" in tree else tree["scale"], shape)
@@ -408,12 +454,38 @@ def _mlp(x: Array, layer: Layer, shape: Shape) -> Array:
     # Rows in one axis and two products instead of a joined one: otherwise XLA transposes and joins activations for the
     # gradient, which took a fifth of the update.
     rows = _rms_norm(x, layer.mlp_norm, shape).reshape(-1, x.shape[-1])
-    inner = along_tp(shape.family.activation(rows @ layer.gate) * (rows @ layer.up), -1)
-    return along_tp((inner @ layer.down).reshape(x.shape), None)
+    if layer.mixture is not None and layer.gate is None:
+        return _experts(rows, rows, layer.mixture, shape).reshape(x.shape)
+    gate, up, down = cast(tuple[Matrix, Matrix, Matrix], (layer.gate, layer.up, layer.down))
+    inner = along_tp(shape.family.activation(rows @ gate) * (rows @ up), -1)
+    if layer.mixture is None:
+        return along_tp((inner @ down).reshape(x.shape), None)
+    dense = _post(inner @ down, layer.dense_post_norm, shape) + _experts_beside(x, layer, layer.mixture, shape)
+    return dense.reshape(x.shape)
 
 
-def _through_mlp(x: Array, layer: Layer, shape: Shape) -> Array:
-    return x + _post(_mlp(x, layer, shape), layer.mlp_post_norm, shape)
+def _experts(rows: Array, seen: Array, mixture: Mixture, shape: Shape) -> Array:
+    """What experts make of rows, chosen by what the router sees of them."""
+    experts = cast(Experts, shape.architecture.experts)
+    weights, chosen = routed(seen, mixture.router, experts.active, experts.normalized)
+    return mixed(rows, mixture, weights, chosen, shape.family.activation)
+
+
+def _experts_beside(x: Array, layer: Layer, mixture: Mixture, shape: Shape) -> Array:
+    """The experts of Gemma 4, which stand beside the MLP with norms of their own."""
+    rows = x.reshape(-1, x.shape[-1])
+    seen = _rms_norm(rows, x.shape[-1] ** -0.5 * cast(Array, mixture.router_scale).astype(jnp.float32), shape)
+    found = _experts(_rms_norm(rows, cast(Array, layer.expert_norm), shape), seen, mixture, shape)
+    return _post(found, layer.expert_post_norm, shape)
+
+
+def _through_mlp(x: Array, layer: Layer, shape: Shape, given: Array | None) -> Array:
+    x = x + _post(_mlp(x, layer, shape), layer.mlp_post_norm, shape)
+    if given is not None:
+        gate, projection = cast(tuple[Array, Array], (layer.input_gate, layer.input_projection))
+        let = shape.family.activation(x @ gate) * given
+        x = x + _post(let @ projection, layer.input_post_norm, shape)
+    return x if layer.scale is None else x * layer.scale
 
 
 def _scores(axes: str, queries: Array, keys: Array, shape: Shape) -> Array:
@@ -421,20 +493,23 @@ def _scores(axes: str, queries: Array, keys: Array, shape: Shape) -> Array:
     return capped(scores, shape.architecture.attention_softcap)
 
 
-def _project(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> tuple[Array, Array, Array]:
-    """Normalised, rotated queries and keys, and values: `[... heads head_dim]`."""
+def _project(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> tuple[Array, Any, Any]:
+    """Normalised, rotated queries and keys, and values: `[... heads head_dim]`; None for what a layer has not."""
     rows = _rms_norm(x, layer.attention_norm, shape).reshape(-1, x.shape[-1])
     y = _attended(rows, layer)
     if isinstance(y, Sequence):
-        y = [along_tp(one.reshape(*x.shape[:-1], -1, shape.head_dim), -2) for one in y]
-        queries, keys, values = y
+        queries, keys, values = (along_tp(one.reshape(*x.shape[:-1], -1, shape.head_dim), -2) for one in y)
     else:
         y = y.reshape(*x.shape[:-1], -1, shape.head_dim)
         queries = y[..., : shape.heads, :]
         keys = y[..., shape.heads : shape.heads + shape.kv_heads, :]
         values = y[..., shape.heads + shape.kv_heads :, :]
-    queries, keys = _post(queries, layer.query_norm, shape), _post(keys, layer.key_norm, shape)
-    return _rotate(queries, rotation), _rotate(keys, rotation), values
+    queries = _rotate(_post(queries, layer.query_norm, shape), rotation)
+    if not keys.shape[-2]:
+        return queries, None, None
+    values = values if values.shape[-2] else keys
+    values = _rms_norm(values, 1.0, shape) if shape.family.value_norm else values
+    return queries, _rotate(_post(keys, layer.key_norm, shape), rotation), values
 
 
 def _attended(rows: Array, layer: Layer) -> Array | Sequence[Array]:

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from tunix.models.gemma import model as tunix_gemma
 from tunix.models.gemma3 import model as tunix_gemma3
+from tunix.models.gemma4 import model as tunix_gemma4
 from tunix.models.llama3 import model as tunix_llama3
 from tunix.models.qwen2 import model as tunix_qwen2
 from tunix.models.qwen3 import model as tunix_qwen3
@@ -20,18 +21,20 @@ from tunix.models.qwen3 import model as tunix_qwen3
 from agent_tunix.devices import tensor_parallel
 from agent_tunix.models._adapters import Matrix, Piece, heads_first, inputs_first, joined
 from agent_tunix.models._architecture import Architecture
+from agent_tunix.models._experts import Mixture
 from agent_tunix.models._sharding import EINSUMS, PROJECTIONS, Rules
 from agent_tunix.types import Params
 
 LORA_PROJECTIONS = ".*q_proj|.*k_proj|.*v_proj|.*o_proj|.*gate_proj|.*down_proj|.*up_proj"
-LORA_EINSUMS = ".*q_einsum|.*kv_einsum|.*qkv_einsum|.*attn_vec_einsum|.*gate_proj|.*down_proj|.*up_proj"
+LORA_EINSUMS = ".*q_einsum|.*kv_einsum|.*qkv_einsum|.*k_einsum|.*attn_vec_einsum|.*gate_proj|.*down_proj|.*up_proj"
 
 
 class Layer(NamedTuple):
     """One layer's parameters, with the projections that attention reads joined into one product.
 
-    Where heads are dealt over devices, those of queries, keys and values stay apart, since a joined product would be
-    cut across them. Norms, and the bias, are None where a family has none.
+    What a family, or a layer, has not is None. A layer whose keys are its values has no matrix for these in `qkv`, one
+    that attends to another's has neither. Where heads are dealt over devices, the projections of queries, keys and
+    values stay apart, since a joined product would be cut across them.
     """
 
     attention_norm: Float[Array, " width"]
@@ -42,10 +45,18 @@ class Layer(NamedTuple):
     output: Matrix
     attention_post_norm: Float[Array, " width"] | None
     mlp_norm: Float[Array, " width"]
-    gate: Matrix
-    up: Matrix
-    down: Matrix
+    gate: Matrix | None
+    up: Matrix | None
+    down: Matrix | None
     mlp_post_norm: Float[Array, " width"] | None
+    mixture: Mixture | None = None
+    dense_post_norm: Float[Array, " width"] | None = None
+    expert_norm: Float[Array, " width"] | None = None
+    expert_post_norm: Float[Array, " width"] | None = None
+    input_gate: Float[Array, "width inputs"] | None = None
+    input_projection: Float[Array, "inputs width"] | None = None
+    input_post_norm: Float[Array, " width"] | None = None
+    scale: Float[Array, " 1"] | None = None
 
 
 class Family(NamedTuple):
@@ -57,8 +68,9 @@ class Family(NamedTuple):
       norm_offset: What is added to the parameters of norms.
       scaled_embedding: Whether embedded tokens are multiplied by the root of the width.
       activation: Of the MLP's gate.
+      value_norm: Whether values are normalised, without a weight.
       adapted: Which modules low-rank adapters go to, a regular expression over their paths.
-      rules: How its parameters are cut over a mesh.
+      rules: How its parameters are cut over a mesh; none where they are whole on every device.
     """
 
     module: Callable[[Architecture], nnx.Module]
@@ -66,6 +78,7 @@ class Family(NamedTuple):
     norm_offset: float = 0.0
     scaled_embedding: bool = False
     activation: Callable[[Array], Array] = jax.nn.silu
+    value_norm: bool = False
     adapted: str = LORA_PROJECTIONS
     rules: Rules = PROJECTIONS
 
@@ -79,7 +92,7 @@ def _gelu(x: Array) -> Array:
 
 def _projected_layer(tree: Params) -> Layer:
     """A layer of Qwen2, Qwen3 and Llama."""
-    attention, mlp = tree["attn"], tree["mlp"]
+    attention = tree["attn"]
     width = attention["q_proj"]["w"].shape[0]
     inner = attention["o_proj"]["w"].size // width
     return Layer(
@@ -91,7 +104,7 @@ def _projected_layer(tree: Params) -> Layer:
         output=joined([inputs_first(attention["o_proj"], "w", inner)]),
         attention_post_norm=None,
         mlp_norm=tree["post_attention_layernorm"]["w"],
-        **_mlp(mlp, width),
+        **_mlp_or_experts(tree["mlp"], width),
         mlp_post_norm=None,
     )
 
@@ -105,7 +118,14 @@ def _biases(pieces: Sequence[Array]) -> Array | Sequence[Array]:
     return pieces if tensor_parallel() > 1 else jnp.concatenate(pieces)
 
 
-def _mlp(tree: Params, width: int) -> dict[str, Matrix]:
+def _mlp_or_experts(tree: Params, width: int) -> dict[str, Any]:
+    if "router" not in tree:
+        return _mlp(tree, width)
+    mixture = Mixture(tree["router"]["kernel"], tree["gate_proj"], tree["up_proj"], tree["down_proj"])
+    return {"gate": None, "up": None, "down": None, "mixture": mixture}
+
+
+def _mlp(tree: Params, width: int) -> dict[str, Any]:
     inner = tree["down_proj"]["kernel"].shape[0]
     sizes = {"gate": width, "up": width, "down": inner}
     return {name: joined([inputs_first(tree[f"{name}_proj"], "kernel", size)]) for name, size in sizes.items()}
@@ -114,7 +134,7 @@ def _mlp(tree: Params, width: int) -> dict[str, Matrix]:
 def _einsum_layer(tree: Params) -> Layer:
     """A layer of Gemma, whose projections lead with heads: `[heads width head_dim]`."""
     attention, mlp = tree["attn"], tree["mlp"]
-    stacked = ("qkv_einsum",) if "qkv_einsum" in attention else ("q_einsum", "kv_einsum")
+    stacked = [name for name in ("qkv_einsum", "q_einsum", "kv_einsum", "k_einsum") if name in attention]
     heads, head_dim, width = attention["attn_vec_einsum"]["w"].shape
 
     def norm(*path: str) -> Array | None:
@@ -137,6 +157,30 @@ def _einsum_layer(tree: Params) -> Layer:
     )
 
 
+def _gemma4_layer(tree: Params) -> Layer:
+    """A layer of Gemma 4: perhaps with experts beside the MLP, perhaps with inputs of its own."""
+
+    def scale(name: str) -> Array | None:
+        return tree[name]["scale"] if name in tree else None
+
+    mixed, given = "moe" in tree, "per_layer_input_gate" in tree
+    return _einsum_layer(tree)._replace(
+        mixture=_gemma4_mixture(tree["moe"]) if mixed else None,
+        dense_post_norm=scale("dense_post_ffw_norm"),
+        expert_norm=scale("moe_pre_ffw_norm"),
+        expert_post_norm=scale("moe_post_ffw_norm"),
+        input_gate=tree["per_layer_input_gate"]["w"] if given else None,
+        input_projection=tree["per_layer_projection"]["w"] if given else None,
+        input_post_norm=scale("post_per_layer_input_norm"),
+        scale=tree["skip_scale"],
+    )
+
+
+def _gemma4_mixture(tree: Params) -> Mixture:
+    gate, up = (tree["gating_einsum"][:, index].swapaxes(1, 2) for index in (0, 1))
+    return Mixture(tree["router_logits"], gate, up, tree["linear"], tree["router_scale"], tree["per_expert_scale"])
+
+
 # --- Modules ----------------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +199,7 @@ def _sizes(architecture: Architecture, vocab: str = "vocab_size") -> dict[str, A
 def _qwen(library: Any, name: str) -> Callable[[Architecture], nnx.Module]:
     def module(architecture: Architecture) -> nnx.Module:
         config = library.ModelConfig(
-            **_sizes(architecture),
+            **_sizes(architecture) | _experts(architecture),
             rope_theta=int(architecture.rotary.theta),
             norm_eps=architecture.norm_eps,
             use_tied_embedding=architecture.tied,
@@ -163,6 +207,13 @@ def _qwen(library: Any, name: str) -> Callable[[Architecture], nnx.Module]:
         return getattr(library, name)(config, rngs=nnx.Rngs(0))
 
     return module
+
+
+def _experts(architecture: Architecture) -> dict[str, Any]:
+    if architecture.experts is None:
+        return {}
+    number, active, mlp, _ = architecture.experts
+    return {"hidden_dim": mlp, "num_experts": number, "num_experts_per_tok": active}
 
 
 def _llama(architecture: Architecture) -> nnx.Module:
@@ -210,14 +261,48 @@ def _gemma3(architecture: Architecture) -> nnx.Module:
     return tunix_gemma3.Gemma3(config, rngs=nnx.Rngs(0))
 
 
-_GEMMA = Family(_gemma, _einsum_layer, 1.0, True, _gelu, LORA_EINSUMS, EINSUMS)
+def _gemma4(architecture: Architecture) -> nnx.Module:
+    kinds, experts = tunix_gemma4.AttentionType, architecture.experts
+    config = tunix_gemma4.ModelConfig(
+        **_sizes(architecture, "num_embed"),
+        final_logit_softcap=architecture.softcap or None,  # pyright: ignore[reportArgumentType]
+        sliding_window_size=architecture.window,
+        per_layer_input_dim=architecture.layer_inputs,
+        num_global_kv_heads=architecture.global_kv_heads or None,
+        global_key_size=architecture.global_head_dim or architecture.head_dim,
+        attention_pattern=tuple(
+            kinds.LOCAL_SLIDING if architecture.is_local(layer) else kinds.GLOBAL
+            for layer in range(architecture.layers)
+        ),
+        # Half a layer less, so that rounding down cannot lose one.
+        frac_shared_layers=(architecture.shared - 0.5) / architecture.layers if architecture.shared else 0.0,
+        global_rope_proportion=architecture.rotary.proportion,
+        local_rope_proportion=architecture.local_rotary.proportion,
+        k_eq_v_global=architecture.keys_are_values,
+        override_kv_shared_ffw_hidden=architecture.shared_mlp or None,
+        local_base_frequency=int(architecture.local_rotary.theta),
+        global_base_frequency=int(architecture.rotary.theta),
+        local_scale_factor=architecture.local_rotary.factor,
+        global_scale_factor=architecture.rotary.factor,
+        use_sliding_window_kv_cache=False,
+        enable_moe=experts is not None,
+        num_experts=experts and experts.number,
+        num_experts_per_tok=experts and experts.active,
+        expert_dim=experts and experts.mlp,
+    )
+    return tunix_gemma4.Gemma4(config, rngs=nnx.Rngs(0))
+
+
+_GEMMA = Family(_gemma, _einsum_layer, 1.0, True, _gelu, adapted=LORA_EINSUMS, rules=EINSUMS)
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(_qwen(tunix_qwen3, "Qwen3"), _projected_layer),
+    "qwen3_moe": Family(_qwen(tunix_qwen3, "Qwen3"), _projected_layer, rules=()),
     "qwen2": Family(_qwen(tunix_qwen2, "Qwen2"), _projected_layer),
     "llama3": Family(_llama, _projected_layer),
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3": _GEMMA._replace(module=_gemma3),
+    "gemma4": Family(_gemma4, _gemma4_layer, 0.0, True, _gelu, value_norm=True, adapted=LORA_EINSUMS, rules=()),
 }
-"""Families that the package has a forward for, by the names of Tunix's folders."""
+"""Families that the package has a forward for, named after Tunix's folders."""

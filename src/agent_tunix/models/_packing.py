@@ -8,21 +8,21 @@ from agent_tunix.buckets import Packing
 
 def spread(x: Float[Array, "room *rest"], packing: Packing) -> Float[Array, "places *rest"]:
     """Packed tokens at their places of the grid, zero elsewhere."""
-    return _moved(x, packing.order.reshape(-1), packing.places)
+    return moved(x, packing.order.reshape(-1), packing.places)
 
 
 def packed(x: Float[Array, "places *rest"], packing: Packing) -> Float[Array, "room *rest"]:
     """Tokens of the grid one behind the other, zero behind the last one."""
-    return _moved(x, packing.places, packing.order.reshape(-1))
+    return moved(x, packing.places, packing.order.reshape(-1))
 
 
 @jax.custom_vjp
-def _moved(x: Array, there: Array, back: Array) -> Array:
+def moved(x: Array, there: Array, back: Array) -> Array:
     """Rows by index, zero past the last one. Both ways are known, so the gradient is taken by index too, not added."""
     return taken(x, there)
 
 
-_moved.defvjp(
+moved.defvjp(
     lambda x, there, back: (taken(x, there), (there, back)),
     lambda kept, cotangent: (taken(cotangent, kept[1]), None, None),
 )

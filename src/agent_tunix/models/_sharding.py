@@ -60,7 +60,7 @@ def specs(rules: Rules, tree: Any, axes: Mapping[str, int]) -> Any:
     """How the arrays of a tree are cut; an axis that the devices do not divide stays whole.
 
     Args:
-      rules: Of the family.
+      rules: Of the family; without any, everything is whole.
       tree: Parameters or low-rank factors, or their shapes.
       axes: Devices along the axes of the mesh.
 
@@ -72,7 +72,7 @@ def specs(rules: Rules, tree: Any, axes: Mapping[str, int]) -> Any:
     """
 
     def spec(path: Any, leaf: Any) -> P:
-        wanted = rule(rules, jax.tree_util.keystr(path, simple=True, separator="/"))
+        wanted = rule(rules, jax.tree_util.keystr(path, simple=True, separator="/")) if rules else P()
         return P(*(_fitting(name, size, axes) for name, size in zip(wanted, leaf.shape, strict=False)))
 
     return jax.tree_util.tree_map_with_path(spec, tree)

@@ -77,7 +77,8 @@ def _layer_copy(setting: Setting) -> float:
 
 def _cache(setting: Setting, rows: float, slots: float) -> float:
     """Keys and values of `slots` tokens in each of some rows."""
-    kv = max(setting.sizes.kv_width / setting.mesh.tp, setting.sizes.head_dim)  # a head is not cut
+    sizes, tp = setting.sizes, setting.mesh.tp
+    kv = max(sizes.kv_width / tp, sizes.head_dim) if tp > 1 else sizes.kv_width  # a head is not cut
     return 2 * setting.sizes.layers * kv * rows * slots * setting.width_bytes
 
 

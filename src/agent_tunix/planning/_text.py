@@ -27,9 +27,11 @@ def _heading(setting: Setting) -> list[str]:
     trains = f"factors of rank {setting.lora_rank} train" if setting.lora_rank else "all parameters train"
     trains += f" beside a backbone in {setting.quantize}" if setting.quantize else ""
     batch = f"{setting.prompts} prompts x {setting.group_size} completions per batch"
+    sizes = setting.sizes
+    active = f", {_count(sizes.active_parameters)} of them for a token" if sizes.experts > 1 else ""
     portions = f"sampled in {setting.rollout_parts}, updated {setting.minibatches * setting.passes} x "
     return [
-        f"{setting.name}: {_count(setting.sizes.parameters)} parameters, {trains}, computed in {setting.dtype}, "
+        f"{setting.name}: {_count(sizes.parameters)} parameters{active}, {trains}, computed in {setting.dtype}, "
         f"remat {'on' if setting.remat else 'off'}, reference {'on' if setting.reference else 'off'}",
         f"{batch}, {setting.prompt_tokens} + {setting.completion_tokens} tokens; "
         f"{portions}{setting.microbatches} portions",

@@ -52,7 +52,7 @@ def stored(setting: Setting, context: float) -> float:
     """
     sizes = setting.sizes
     shared = STORED["queries"] * sizes.attention_width + STORED["keys"] * sizes.kv_width
-    shared += STORED["mlp"] * sizes.active_experts * sizes.mlp + STORED["scores"] * sizes.heads * context
+    shared += STORED["mlp"] * sizes.inner + STORED["scores"] * sizes.heads * context
     return STORED["width"] * sizes.width + shared / setting.mesh.tp
 
 
@@ -65,7 +65,7 @@ def working(setting: Setting, context: float) -> float:
     """
     sizes, tp = setting.sizes, setting.mesh.tp
     attention = sizes.attention_width + 2 * sizes.kv_width + 1.5 * sizes.heads * context
-    return sizes.width + max(3 * sizes.active_experts * sizes.mlp, attention) / tp
+    return sizes.width + max(3 * sizes.inner, attention) / tp
 
 
 def weight_bytes(setting: Setting) -> float:
@@ -121,7 +121,7 @@ def _touched(setting: Setting, rows: float) -> float:
     visited = sizes.experts * (1 - (1 - sizes.active_experts / sizes.experts) ** rows)
     idle = sizes.layers * (sizes.experts - visited) * sizes.expert
     embedding = 0 if sizes.tied else sizes.embedding
-    return (sizes.parameters - embedding - idle) * setting.width_bytes / setting.mesh.tp
+    return (sizes.parameters - embedding - sizes.tables - idle) * setting.width_bytes / setting.mesh.tp
 
 
 def decode(setting: Setting, prompts: float) -> Work:
