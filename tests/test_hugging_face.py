@@ -101,8 +101,13 @@ def teacher_forced(architecture, params, ids, prompt=5):
     padded = np.pad(ids[:, :prompt], ((0, 0), (3, 0)))
     mask = np.arange(padded.shape[1]) >= 3
     mask = np.broadcast_to(mask, padded.shape)
-    features = policy.features(params, jnp.asarray(padded), jnp.asarray(mask), jnp.asarray(ids[:, None, prompt:]))
-    return np.asarray(policy.logits(params, features)[:, 0])
+
+    @jax.jit
+    def found(params):
+        features = policy.features(params, jnp.asarray(padded), jnp.asarray(mask), jnp.asarray(ids[:, None, prompt:]))
+        return policy.logits(params, features)[:, 0]
+
+    return np.asarray(found(params))
 
 
 def test_logits_are_those_of_transformers(loaded, tokens):
@@ -120,12 +125,12 @@ def test_logprobs_and_decoding_agree_with_the_logits(loaded, tokens):
     expected = np.asarray(jax.nn.log_softmax(logits_of(model, tokens)[:, 4:-1], axis=-1))
     expected = np.take_along_axis(expected, tokens[:, 5:, None], axis=-1)[..., 0]
     mask = jnp.ones((2, 5), bool)
-    logprobs, entropy = policy.logprobs(params, ids[:, :5], mask, ids[:, None, 5:])
+    logprobs, entropy = jax.jit(policy.logprobs)(params, ids[:, :5], mask, ids[:, None, 5:])
     np.testing.assert_allclose(logprobs[:, 0], expected, atol=1e-4)
     assert bool((entropy > 0).all())
-    prefix = policy.prefix(params, ids[:, :5], mask)
-    step, cache = policy.decoder(params, prefix), policy.cache(params, prefix, 1, 4)
-    cache = policy.grown(cache, 8)
+    prefix = jax.jit(policy.prefix)(params, ids[:, :5], mask)
+    step = jax.jit(lambda *fed: policy.decoder(params, prefix)(*fed))
+    cache = policy.grown(policy.cache(params, prefix, 1, 4), 8)
     feed = tokens[:, 4:-1]
     for index in range(feed.shape[1]):
         logits, cache = step(cache, jnp.asarray(feed[:, index, None]), jnp.asarray(index))

@@ -36,7 +36,10 @@ class Display:
         self, steps: int, *, log_rewards: bool = False, console: Console | None = None, quiet: bool = False
     ) -> None:
         self._steps, self._every = steps, max(1, steps // LINES)
-        self._console = console or Console(file=sys.stderr, soft_wrap=True, highlight=False, quiet=quiet)
+        # In a notebook rich would otherwise write to the cell, a block for each line, whatever the file.
+        self._console = console or Console(
+            file=sys.stderr, soft_wrap=True, highlight=False, quiet=quiet, force_jupyter=False
+        )
         self._accuracy, self._health, self._log_rewards, self._batch = "-", "", log_rewards, -1
         self._bar = Progress(
             TextColumn("{task.description}"),
