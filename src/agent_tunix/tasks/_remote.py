@@ -48,14 +48,16 @@ def _from_hugging_face(name: str) -> tuple[Records, Records | None]:
 
     parts = name.split("/")
     repository, config = "/".join(parts[:2]), "/".join(parts[2:]) or None
-    return _split(f"hf:{name}", datasets.load_dataset(repository, config))
+    found: Any = datasets.load_dataset(repository, config)
+    return _split(f"hf:{name}", found)
 
 
 def _from_tensorflow_datasets(name: str) -> tuple[Records, Records | None]:
     import tensorflow_datasets
 
     # Data sources are read without TensorFlow.
-    return _split(f"tfds:{name}", tensorflow_datasets.data_source(name))
+    found: Any = tensorflow_datasets.data_source(name)
+    return _split(f"tfds:{name}", found)
 
 
 def _from_kaggle(name: str) -> Path:
