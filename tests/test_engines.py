@@ -358,7 +358,7 @@ def bare_cluster(lab, **settings):
     training_config = rl_cluster.RLTrainingConfig(
         actor_optimizer=optimizers.adamw(RATE), eval_every_n_steps=10, max_steps=1
     )
-    return rl_cluster.RLCluster(
+    cluster = rl_cluster.RLCluster(
         actor=_modules.actor(lab.architecture, models.full(lab.params), mesh),
         tokenizer=lab.tokenizer,
         cluster_config=rl_cluster.ClusterConfig(
@@ -369,6 +369,16 @@ def bare_cluster(lab, **settings):
             ),
         ),
     )
+    sampler = cluster.rollout._sampler  # other tests of this process go on compiling
+    sampler.init_sample_state = _rollouts.comparable(sampler.init_sample_state)
+    return cluster
+
+
+def test_what_programs_are_compiled_for_can_be_compared(cluster):
+    begin = cluster.rollout._sampler.init_sample_state
+    settings = {"include_logits": False, "forbidden_token_ids": None, "temperature": 1.0, "top_p": 1.0, "top_k": None}
+    state = begin(jnp.ones((1, 4), jnp.int32), 8, seed=jax.random.key(0), beam_size=None, **settings)
+    assert type(state.num_input_tokens) is int and state.num_input_tokens == 4
 
 
 @pytest.fixture(scope="module")

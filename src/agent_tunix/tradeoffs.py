@@ -18,6 +18,7 @@ from agent_tunix import (
     component_gradients,
     component_walks,
     components,
+    policies,
     recipes,
     runs,
     training,

@@ -184,6 +184,7 @@ class VanillaRollout(vanilla_rollout.VanillaRollout):
         super().__init__(module, tokenizer, cache)
         self._filled: Any = None
         sampler: Any = self._sampler
+        sampler.init_sample_state = comparable(sampler.init_sample_state)
         decode = sampler._compiled_decode_fn
 
         def kept(*arguments: Any) -> Any:
@@ -220,6 +221,20 @@ class VanillaRollout(vanilla_rollout.VanillaRollout):
             left_padded_prompt_tokens=drawn.padded_prompt_tokens,
             logprobs=[row[:length] for row, length in zip(logprobs, lengths, strict=True)],
         )
+
+
+def comparable(init_sample_state: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that begins a sampler's state, with the width of prompts as a number.
+
+    Tunix makes an array of it and then part of what programs are compiled for. Two of these cannot be compared while
+    something is compiled: from then on JAX fails in places that have nothing to do with it.
+    """
+
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        state = init_sample_state(*args, **kwargs)
+        return dataclasses.replace(state, num_input_tokens=int(state.num_input_tokens))
+
+    return begun
 
 
 def _lies_on(module: nnx.Module, mesh: Mesh) -> bool:
