@@ -4,7 +4,7 @@
     python benchmarks/notebooks.py write_a_reward compare_methods
 
 Cells are read from `notebooks/NAME.py`, the text that is edited and reviewed; `notebooks/NAME.ipynb` holds the same
-cells with their outputs. Each notebook runs in an empty folder of its own and takes less than a minute on two cores.
+cells with their outputs. Each notebook runs in an empty folder of its own; `docs/notebooks.md` says how long one took.
 """
 
 import argparse

@@ -15,7 +15,7 @@
 # # A first run
 #
 # A small policy learns to sort five digits: a warm start on demonstrations, then GRPO. Here everything is small, so
-# that two cores of a CPU need less than a minute; on a T4, a TPU or with more patience, set `SCALE` to 10.
+# that two cores of a CPU need about a minute; on a T4, a TPU or with more patience, set `SCALE` to 10.
 
 # %%
 import importlib.util

@@ -21,6 +21,16 @@ from agent_tunix.tokenizers import CharacterTokenizer
 
 GROUP, PROMPTS = 4, 8
 SIZES = {"layers": 2, "width": 16, "heads": 4, "kv_heads": 2, "head_dim": 8, "mlp": 32}
+LOCAL = {"window": 8, "local": (True, False)}
+GEMMA4 = {"window": 8, "query_scale": 1.0, "softcap": 3.0, "global_head_dim": 12}
+EXTRA = {
+    "gemma2": LOCAL,
+    "gemma3": LOCAL,
+    "qwen3_moe": {"experts": models.Experts(4, 2, 16)},
+    "gemma4": GEMMA4 | {"layers": 4, "local": (True, False) * 2, "shared": 2, "shared_mlp": 48, "layer_inputs": 64},
+    "gemma4 of experts": GEMMA4
+    | {"local": (True, False), "global_kv_heads": 1, "keys_are_values": True, "experts": models.Experts(4, 2, 16)},
+}
 
 
 def mesh_of(word):
@@ -85,8 +95,7 @@ def share(tree):
 
 
 def main(family, rank, dtype, remat, *words):
-    extra = {"window": 8, "local": (True, False)} if family in ("gemma2", "gemma3") else {}
-    architecture = models.tiny(family=family, **SIZES, **extra)
+    architecture = models.tiny(**(SIZES | {"family": family.split()[0]} | EXTRA.get(family, {})))
     settings = architecture, int(rank), dtype, remat == "remat"
     one, _, drawn = step("data1", *settings)
     out = {}

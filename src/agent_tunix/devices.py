@@ -188,6 +188,33 @@ def along_tp(x: Array, axis: int | None) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[None] * (axis % x.ndim), TP))
 
 
+def added_along_tp(function: Callable[..., Array], cuts: Sequence[Any], *args: Any) -> Array:
+    """The sum over `tp` of what every device makes of its parts; without `tp` what the function makes of the whole.
+
+    For functions that the partitioner would not cut well, such as loops: nothing is said before the sum.
+
+    Args:
+      function: Of parts; its results add up to that of the whole.
+      cuts: Which axis of an argument is cut along `tp`, a pytree as deep as wanted for each of them; None for what is
+        the same on all devices.
+      *args: Whole arrays, of sizes that the devices divide.
+    """
+    if tensor_parallel() == 1:
+        return function(*args)
+    specs = jax.tree.map(
+        lambda axis: SAME if axis is None else PartitionSpec(*[None] * axis, TP), cuts, is_leaf=_absent
+    )
+    local = jax.shard_map(
+        lambda *parts: jax.lax.psum(function(*parts), TP), in_specs=tuple(specs), out_specs=SAME, axis_names={TP},
+        check_vma=False,
+    )  # fmt: skip
+    return local(*args)
+
+
+def _absent(node: Any) -> bool:
+    return node is None
+
+
 # --- Programs ---------------------------------------------------------------------------------------------------------
 
 

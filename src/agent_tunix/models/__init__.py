@@ -360,8 +360,8 @@ def _adapted_inputs(architecture: Architecture) -> dict[str, int]:
 def placements(architecture: Architecture, parameters: Parameters, axes: Mapping[str, int]) -> Parameters:
     """How parameters are cut over a mesh: a `PartitionSpec` in place of every array, by the rules of the family.
 
-    Heads, hidden units and the vocabulary are cut over `tp`, the other axis of weights over `fsdp`; an axis that the
-    devices do not divide stays whole, and so do norms.
+    Heads, hidden units and the vocabulary are cut over `tp`, experts and the other axis of weights over `fsdp`; an axis
+    that the devices do not divide stays whole, and so do norms.
 
     Args:
       architecture: Sizes and family.
@@ -376,8 +376,6 @@ def placements(architecture: Architecture, parameters: Parameters, axes: Mapping
             f"mesh has tp = {axes['tp']}, which does not divide {architecture.heads} query heads; choose a divisor"
         )
     rules = FAMILIES[architecture.family].rules
-    if axes.get("fsdp", 1) * axes.get("tp", 1) > 1 and not rules:
-        raise ModelError(f"parameters of {architecture.family} are not cut over fsdp and tp yet; take mesh=dataN")
     trainable, frozen = (specs(rules, tree, axes) for tree in (parameters.trainable, parameters.frozen))
     return dataclasses.replace(parameters, trainable=trainable, frozen=frozen)
 

@@ -13,6 +13,7 @@ Parameters are cast to the dtype of computation on the way in; norms, softmax an
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -315,6 +316,8 @@ def stepper(
 ) -> Callable[..., tuple[Array, list[KeysValues]]]:
     """The same from layers that are joined already, and from the function that turns features into logits."""
     prompts = [(layer.keys.swapaxes(2, 3), layer.values) for layer in before.layers]
+    # Gathered here: shares of the prompts take as many steps as their completions need, and could not meet in the loop.
+    params = params | {"embedder": whole(params["embedder"], shape.dtype)}
 
     def step(cache: list[KeysValues], tokens: Array, index: Array) -> tuple[Array, list[KeysValues]]:
         rotations = _rotations(before.position[:, None] + index, shape)
@@ -436,8 +439,9 @@ def _layer_inputs(params: Params, shape: Shape, ids: Array, x: Array) -> Sequenc
     tree, width = params["embedder"], shape.architecture.layer_inputs
     if not width:
         return [None] * shape.architecture.layers
-    by_id = tree["per_layer_input_embedding"][ids].astype(shape.dtype) * jnp.asarray(width**0.5, shape.dtype)
-    projection = tree["per_layer_model_projection"]["w"].astype(shape.dtype)
+    by_id = along_tp(whole(tree["per_layer_input_embedding"], shape.dtype)[ids].astype(shape.dtype), None)
+    by_id = by_id * jnp.asarray(width**0.5, shape.dtype)
+    projection = whole(tree["per_layer_model_projection"]["w"], shape.dtype).astype(shape.dtype)
     projected = jnp.einsum("...d,dlp->...lp", x, projection) * jnp.asarray(x.shape[-1] ** -0.5, shape.dtype)
     projected = _rms_norm(projected, tree["per_layer_projection_norm"]["scale"], shape)
     both = (projected + by_id) * jnp.asarray(2.0**-0.5, shape.dtype)
@@ -460,7 +464,9 @@ def _mlp(x: Array, layer: Layer, shape: Shape) -> Array:
     inner = along_tp(shape.family.activation(rows @ gate) * (rows @ up), -1)
     if layer.mixture is None:
         return along_tp((inner @ down).reshape(x.shape), None)
-    dense = _post(inner @ down, layer.dense_post_norm, shape) + _experts_beside(x, layer, layer.mixture, shape)
+    dense = _post(along_tp(inner @ down, None), layer.dense_post_norm, shape) + _experts_beside(
+        x, layer, layer.mixture, shape
+    )
     return dense.reshape(x.shape)
 
 
@@ -497,19 +503,23 @@ def _project(x: Array, layer: Layer, shape: Shape, rotation: Rotation) -> tuple[
     """Normalised, rotated queries and keys, and values: `[... heads head_dim]`; None for what a layer has not."""
     rows = _rms_norm(x, layer.attention_norm, shape).reshape(-1, x.shape[-1])
     y = _attended(rows, layer)
-    if isinstance(y, Sequence):
-        queries, keys, values = (along_tp(one.reshape(*x.shape[:-1], -1, shape.head_dim), -2) for one in y)
-    else:
-        y = y.reshape(*x.shape[:-1], -1, shape.head_dim)
-        queries = y[..., : shape.heads, :]
-        keys = y[..., shape.heads : shape.heads + shape.kv_heads, :]
-        values = y[..., shape.heads + shape.kv_heads :, :]
+    queries, keys, values = _by_head(y, x.shape[:-1], shape)
     queries = _rotate(_post(queries, layer.query_norm, shape), rotation)
     if not keys.shape[-2]:
         return queries, None, None
     values = values if values.shape[-2] else keys
     values = _rms_norm(values, 1.0, shape) if shape.family.value_norm else values
     return queries, _rotate(_post(keys, layer.key_norm, shape), rotation), values
+
+
+def _by_head(y: Array | Sequence[Array], batch: tuple[int, ...], shape: Shape) -> list[Array]:
+    """Queries, keys and values `[... heads head_dim]`, with no heads for what a layer has not."""
+    if isinstance(y, Sequence):
+        found = [along_tp(one.reshape(*batch, -1, shape.head_dim), -2) for one in y]
+        return found + [found[0][..., :0, :]] * (3 - len(found))
+    y = y.reshape(*batch, -1, shape.head_dim)
+    ends = (0, shape.heads, shape.heads + shape.kv_heads, None)
+    return [y[..., start:end, :] for start, end in itertools.pairwise(ends)]
 
 
 def _attended(rows: Array, layer: Layer) -> Array | Sequence[Array]:

@@ -5,6 +5,9 @@ alone: sampling and training agree as they do for other decoders. On TPUs the gr
 `jax.lax.ragged_dot`. Elsewhere JAX 0.10 multiplies every row with every expert there, with a copy of the rows for each
 (`benchmarks/experts.py` has the numbers); here groups are cut into blocks of equal length instead, and a loop takes a
 block and its expert at a time.
+
+Over `tp` every device has some hidden units of every expert. Routers see the same rows everywhere, so all sort alike,
+and only the weighted outputs of a layer are added up, as those of a dense MLP.
 """
 
 from collections.abc import Callable
@@ -14,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from agent_tunix.devices import added_along_tp, along_tp, tensor_parallel
 from agent_tunix.models._packing import moved
 
 SMALLEST_BLOCK = 8
@@ -43,6 +47,10 @@ class Mixture(NamedTuple):
     output_scale: Float[Array, " experts"] | None = None
 
 
+ALONG_TP = Mixture(router=None, gate=2, up=2, down=1)  # pyright: ignore[reportArgumentType]
+"""The axes of hidden units."""
+
+
 class Places(NamedTuple):
     """Where rows lie when they are sorted by expert.
 
@@ -67,10 +75,16 @@ def mixed(
     activation: Callable[[Array], Array],
 ) -> Float[Array, "rows width"]:
     """The outputs of the chosen experts, weighted."""
-    experts, ragged = mixture.router.shape[1], jax.default_backend() == "tpu"
-    places = placed(chosen.reshape(-1), experts, 1 if ragged else block_of(chosen.size, experts))
-    product = ragged_product(places) if ragged else blocked_product(places)
-    return computed(x, mixture, weights, chosen, activation, places, product)
+
+    def of_parts(x: Array, mixture: Mixture, weights: Array, chosen: Array) -> Array:
+        experts, ragged = mixture.router.shape[1], jax.default_backend() == "tpu"
+        places = placed(chosen.reshape(-1), experts, 1 if ragged else block_of(chosen.size, experts))
+        product = ragged_product(places) if ragged else blocked_product(places)
+        return computed(x, mixture, weights, chosen, activation, places, product)
+
+    if mixture.down.shape[1] % tensor_parallel():  # hidden units that devices do not divide are whole on each
+        return along_tp(of_parts(x, mixture, weights, chosen), None)
+    return added_along_tp(of_parts, (None, ALONG_TP, None, None), x, mixture, weights, chosen)
 
 
 def computed(

@@ -22,7 +22,7 @@ from agent_tunix.devices import tensor_parallel
 from agent_tunix.models._adapters import Matrix, Piece, heads_first, inputs_first, joined
 from agent_tunix.models._architecture import Architecture
 from agent_tunix.models._experts import Mixture
-from agent_tunix.models._sharding import EINSUMS, PROJECTIONS, Rules
+from agent_tunix.models._sharding import EINSUMS, GEMMA4, PROJECTIONS, Rules
 from agent_tunix.types import Params
 
 LORA_PROJECTIONS = ".*q_proj|.*k_proj|.*v_proj|.*o_proj|.*gate_proj|.*down_proj|.*up_proj"
@@ -70,7 +70,7 @@ class Family(NamedTuple):
       activation: Of the MLP's gate.
       value_norm: Whether values are normalised, without a weight.
       adapted: Which modules low-rank adapters go to, a regular expression over their paths.
-      rules: How its parameters are cut over a mesh; none where they are whole on every device.
+      rules: How its parameters are cut over a mesh.
     """
 
     module: Callable[[Architecture], nnx.Module]
@@ -297,12 +297,12 @@ _GEMMA = Family(_gemma, _einsum_layer, 1.0, True, _gelu, adapted=LORA_EINSUMS, r
 
 FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(_qwen(tunix_qwen3, "Qwen3"), _projected_layer),
-    "qwen3_moe": Family(_qwen(tunix_qwen3, "Qwen3"), _projected_layer, rules=()),
+    "qwen3_moe": Family(_qwen(tunix_qwen3, "Qwen3"), _projected_layer),
     "qwen2": Family(_qwen(tunix_qwen2, "Qwen2"), _projected_layer),
     "llama3": Family(_llama, _projected_layer),
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3": _GEMMA._replace(module=_gemma3),
-    "gemma4": Family(_gemma4, _gemma4_layer, 0.0, True, _gelu, value_norm=True, adapted=LORA_EINSUMS, rules=()),
+    "gemma4": Family(_gemma4, _gemma4_layer, 0.0, True, _gelu, value_norm=True, adapted=LORA_EINSUMS, rules=GEMMA4),
 }
 """Families that the package has a forward for, named after Tunix's folders."""

@@ -71,8 +71,9 @@ def _copy(setting: Setting) -> float:
 
 
 def _layer_copy(setting: Setting) -> float:
-    """The same where a layer is made ready when its turn comes: one at work, one on its way."""
-    return min(1.0, 2 / setting.sizes.layers) * _copy(setting)
+    """The same where a layer is made ready when its turn comes: one at work, one on its way; gathered tables whole."""
+    tables = setting.sizes.tables * setting.width_bytes / setting.mesh.tp if setting.mesh.fsdp > 1 else 0.0
+    return min(1.0, 2 / setting.sizes.layers) * _copy(setting) + tables
 
 
 def _cache(setting: Setting, rows: float, slots: float) -> float:

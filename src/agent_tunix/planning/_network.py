@@ -69,11 +69,15 @@ def _rollout(setting: Setting) -> list[Collective]:
     prompts = setting.local_prompts / parts
     rows, steps = prompts * setting.group_size, setting.completion_tokens * parts
     stream = sizes.width * setting.width_bytes
-    prefix = prompts * (setting.prompt_tokens - 1) * stream
+    prefix, sums = prompts * (setting.prompt_tokens - 1) * stream, sizes.branches
     return [
         _exchange(setting, "rollout", GATHER, "fsdp", "weights", 1, weight_bytes(setting), hidden=True),
-        _exchange(setting, "rollout", REDUCE, "tp", "activations of prompts", 2 * (sizes.layers - 1) * parts, prefix),
-        _exchange(setting, "rollout", REDUCE, "tp", "activations of tokens", 2 * sizes.layers * steps, rows * stream),
+        _exchange(
+            setting, "rollout", REDUCE, "tp", "activations of prompts", sums * (sizes.layers - 1) * parts, prefix
+        ),
+        _exchange(
+            setting, "rollout", REDUCE, "tp", "activations of tokens", sums * sizes.layers * steps, rows * stream
+        ),
         _exchange(setting, "rollout", GATHER, "tp", "logits", steps, rows * sizes.vocab_size * 4),
     ]
 
@@ -87,7 +91,7 @@ def _forward(setting: Setting, phase: str, portions: float, passes: float) -> li
     layers, layer = portions * sizes.layers, weight_bytes(setting) / sizes.layers
     return [
         _exchange(setting, phase, GATHER, "fsdp", "weights of a layer", layers * min(passes, 2), layer, hidden=True),
-        _exchange(setting, phase, REDUCE, "tp", "activations of a layer", 2 * layers * passes, stream),
+        _exchange(setting, phase, REDUCE, "tp", "activations of a layer", sizes.branches * layers * passes, stream),
     ]
 
 

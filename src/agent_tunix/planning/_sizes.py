@@ -67,6 +67,11 @@ class Sizes(NamedTuple):
         return self.active_experts * self.mlp + self.dense
 
     @property
+    def branches(self) -> int:
+        """What a layer adds up over `tp`: attention, the MLP or the experts, and an MLP beside the experts."""
+        return 3 if self.experts > 1 and self.dense else 2
+
+    @property
     def expert(self) -> float:
         """Entries of the three matrices of an MLP, or of one expert."""
         return 3 * self.width * self.mlp
