@@ -26,6 +26,7 @@ ESTIMATORS = {
     "pass_at_k 4": ("pass_at_k", {"k": 4}),
     "pass_at_k all": ("pass_at_k", {"k": 99, "normalized": True}),
     "rank": ("rank", {}),
+    "log_mean_gain": ("log_mean_gain", {}),
 }
 BATCH_ESTIMATORS = {
     "batch_normalized": ("batch_normalized", {}),
@@ -415,6 +416,68 @@ def test_decoupled_parts_counts_graded_parts_of_valid_completions_only():
     ):
         assert_equal(jax.jit(lift)(score)[:, :3], lift(removed))
         assert jax.jit(lift)(score)[0, 3] == 0.0
+
+
+@given(
+    right=st.lists(st.booleans(), min_size=6, max_size=6),
+    known=st.lists(st.booleans(), min_size=6, max_size=6),
+    seed=st.integers(0, 99),
+    tau=st.sampled_from([0.1, 1.0, 10.0]),
+)
+@settings(deadline=None, max_examples=50)
+def test_right_and_wrong_are_weighed_apart(right, known, seed, tau):
+    rng, known = np.random.default_rng(seed), np.array(known)
+    rewards, scores, wanted = np.array(right, np.float32), -50 * rng.exponential(size=6), rng.random(6)
+    credit = discriminative_at(tau)(*(jnp.where(known, x, jnp.nan) for x in (rewards, scores, wanted)), known)
+    np.testing.assert_allclose(credit, twin.discriminative(rewards, known, scores, wanted, tau=tau), atol=2e-4)
+    plain = advantages.discriminative(jnp.asarray(rewards), jnp.asarray(known), jnp.asarray(scores), tau=tau)
+    np.testing.assert_allclose(plain, twin.discriminative(rewards, known, scores, tau=tau), atol=2e-4)
+    hot = advantages.discriminative(*map(jnp.asarray, (rewards, known, scores, wanted)), tau=tau, temperature=1e7)
+    np.testing.assert_allclose(hot, plain, atol=1e-4)  # without preference: DisCO
+
+
+@functools.cache
+def discriminative_at(tau):
+    def credit(rewards, scores, preference, valid):
+        return advantages.discriminative(rewards, valid, scores, preference, tau=tau)
+
+    return jax.jit(credit)
+
+
+def test_a_length_penalty_turns_a_right_answer_around_and_weights_do_not():
+    # Three right answers of length 0, 0.3 and 0.6 of the budget and three wrong ones.
+    right, lengths = jnp.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), jnp.array([0.0, 0.3, 0.9, 0.5, 0.5, 0.5])
+    known = jnp.full(6, True)
+    penalised = advantages.group_normalized(right - right * lengths, known)
+    assert penalised[2] < 0
+    assert (advantages.discriminative(right, known, -lengths, 1 - lengths)[:3] > 0).all()
+
+
+def test_per_group_with_passes_parts_on():
+    parts = {"score": jnp.array([[-1.0, -2.0, -3.0, jnp.nan]]), "short": jnp.array([[0.5, 0.1, 0.7, 0.2]])}
+    score = Score(jnp.array([[1.0, 1.0, 0.0, 0.0]]), jnp.full((1, 4), True), parts)
+    lift = advantages.per_group_with(
+        advantages.discriminative, {"scores": "score", "preference": "short"}, temperature=0.3
+    )
+    known = np.array([True, True, True, False])
+    expected = twin.discriminative(score.value[0], known, parts["score"][0], parts["short"][0], temperature=0.3)
+    np.testing.assert_allclose(jax.jit(lift)(score)[0], expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"`score`"):
+        lift(Score(score.value, score.valid))
+
+
+def test_per_part_adds_the_estimates_of_parts():
+    parts = {"a": jnp.array([[1.0, 0.0, jnp.nan, 3.0]]), "b": jnp.array([[0.0, 0.0, 1.0, 8.0]])}
+    score = Score(jnp.zeros((1, 4)), jnp.array([[True, True, True, False]]), parts)
+    lift = advantages.per_part(advantages.group_normalized, {"a": 0.25, "b": 0.5}, ddof=0)
+    known = [[True, True, False, False], [True, True, True, False]]
+    expected = 0.25 * reference("group_normalized ddof 0", parts["a"][0], known[0])
+    expected = expected + 0.5 * reference("group_normalized ddof 0", parts["b"][0], known[1])
+    np.testing.assert_allclose(jax.jit(lift)(score)[0], expected, atol=1e-5)
+    with pytest.raises(ValueError, match="no weights"):
+        advantages.per_part(advantages.centered, {})
+    with pytest.raises(ValueError, match=r"`style`"):
+        advantages.per_part(advantages.centered, {"style": 1.0})(score)
 
 
 def test_decoupled_parts_names_the_parts_it_could_have_had():

@@ -109,6 +109,15 @@ CASES = {
         lambda a, b, c, task: twins.geometric_mean([2, 0, 0.5], a, b, c),
         low=0.0,
     ),
+    "signed_geometric_mean": Case(
+        rewards.signed_geometric_mean,
+        lambda a, b, c, task: twins.signed_geometric_mean([1, 1, 1], a, b, c),
+        order_matters=False,
+    ),
+    "weighted signed_geometric_mean": Case(
+        lambda a, b, c: rewards.signed_geometric_mean(a, b, c, weights=[2, 0, 0.5]),
+        lambda a, b, c, task: twins.signed_geometric_mean([2, 0, 0.5], a, b, c),
+    ),
     "first_valid": Case(rewards.first_valid, lambda a, b, c, task: twins.first_valid(a, b, c)),
     "gate": Case(
         lambda a, b, c: rewards.gate(a, b, 0.25, otherwise=-3.0),
@@ -347,6 +356,14 @@ def test_products_and_means_by_hand():
     assert combined(rewards.first_valid(a, b)) == [0, 1, 4, 9, 1, 2]
 
 
+def test_signed_means_by_hand():
+    a, b = fixed("a", [-4, 4, 4, -4, None, 0]), fixed("b", [-9, 9, -9, 9, 1, -9])
+    assert combined(rewards.signed_geometric_mean(a, b)) == pytest.approx([-6, 6, -6, -6, None, 0])
+    # Of weight 0, b is recorded and its sign does not count; 4 ** (3/4) * 9 ** (1/4) = 4.898979
+    assert combined(rewards.signed_geometric_mean(a, b, weights=[1, 0]))[:4] == [-4, 4, 4, -4]
+    assert combined(rewards.signed_geometric_mean(a, b, weights=[3, 1]))[:2] == pytest.approx([-4.898979, 4.898979])
+
+
 def test_a_gate_by_hand():
     form = fixed("format", [1, 0.5, 0.25, None, 1, 0], (0, 1))
     correct = fixed("correct", [1, 0, 1, 1, None, None], (0, 1))
@@ -464,6 +481,13 @@ INF = math.inf
         (rewards.geometric_mean, [(0, 4), (1, 9)], (0, 6)),
         (rewards.geometric_mean, [(0, INF), (0, 0)], (0, 0)),
         (rewards.geometric_mean, [(1, INF), (4, 4)], (2, INF)),
+        (rewards.signed_geometric_mean, [(0, 4), (1, 9)], (0, 6)),
+        (rewards.signed_geometric_mean, [(-1, 4), (1, 9)], (-3, 6)),  # -1 with 9, and 4 with 9
+        (rewards.signed_geometric_mean, [(-4, 1), (-9, 4)], (-6, 2)),
+        (rewards.signed_geometric_mean, [(-4, -1), (-9, 4)], (-6, 0)),  # the first is always negative
+        (rewards.signed_geometric_mean, [(-4, -1), (4, 9)], (-6, -2)),
+        (rewards.signed_geometric_mean, [(-1, INF), (0, 0)], (0, 0)),
+        (rewards.signed_geometric_mean, [(0, INF), (-1, 1)], (-INF, INF)),
         (rewards.minimum, [(0, 4), (1, 3)], (0, 3)),
         (rewards.maximum, [(0, 4), (1, 3)], (1, 4)),
         (rewards.maximum, [(-INF, INF), (1, 3)], (1, INF)),
@@ -508,6 +532,7 @@ NARY = {
     "weighted_sum": lambda *children, **named: rewards.weighted_sum(*((1.0, child) for child in children), **named),
     "product": rewards.product,
     "geometric_mean": rewards.geometric_mean,
+    "signed_geometric_mean": rewards.signed_geometric_mean,
     "minimum": rewards.minimum,
     "maximum": rewards.maximum,
     "first_valid": rewards.first_valid,
@@ -641,6 +666,7 @@ def test_rewards_per_token_are_added_scaled_and_gated():
         rewards.maximum,
         rewards.first_valid,
         rewards.geometric_mean,
+        rewards.signed_geometric_mean,
         lambda *children: rewards.hierarchy(*((1.0, child, 0.5) for child in children)),
         lambda *children: rewards.route("task", dict(zip(TASKS, children))),
         lambda length, tokens: rewards.clip(tokens, 0, 1),
@@ -745,6 +771,8 @@ def test_senseless_settings_are_refused():
     for weights in ([1], [1, -1], [0, 0]):
         with pytest.raises(ValueError, match="give one each, none negative, not all 0"):
             rewards.geometric_mean(a, b, weights=weights)
+        with pytest.raises(ValueError, match="signed_geometric_mean got weights"):
+            rewards.signed_geometric_mean(a, b, weights=weights)
     with pytest.raises(ValueError, match="threshold of gate is nan; give a finite one"):
         rewards.gate(a, b, math.nan)
     with pytest.raises(TypeError, match="threshold of gate is '1'; give a number"):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_tunix import losses
+from agent_tunix import advantages, losses
 from agent_tunix.types import Rollouts, Score, TokenBatch
 from tests.reference import losses as twin
 
@@ -395,3 +395,36 @@ def test_kl_penalty_subtracts_the_summed_log_ratio_of_valid_completions():
     assert shaped.parts is score.parts and state == shaping.init()
     with pytest.raises(ValueError, match="without ref_logprobs"):
         shaping.update(score, state, rollouts_of([[[-1.0]]], None, [[[True]]]))
+
+
+def test_log_probabilities_are_taken_from_the_reward():
+    batch = batch_of(3)
+    rollouts = rollouts_of(filled_outside(batch, np.nan).old_logprobs, None, batch.mask)
+    value, valid = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((3, 4), bool)
+    valid[1, 2] = False
+    shaped, _ = losses.entropy_reward(0.5).update(Score(np.where(valid, value, 0), valid), (), rollouts)
+    for at in np.ndindex(3, 4):
+        old = np.asarray(batch.old_logprobs, np.float64)[at][np.asarray(batch.mask)[at]]
+        np.testing.assert_allclose(shaped.value[at], value[at] - 0.5 * old.sum() if valid[at] else 0.0, rtol=1e-5)
+    dense = Score(value, valid, per_token=np.zeros(batch.mask.shape, np.float32))
+    with pytest.raises(ValueError, match="whole completions"):
+        losses.entropy_reward(0.5).update(dense, (), rollouts)
+
+
+def test_the_entropy_reward_has_the_gradient_of_the_trajectory_balance():
+    # Of six completions of one token; the flow at the start is estimated from the group, gradient and all.
+    rng = np.random.default_rng(5)
+    logits, drawn = jnp.asarray(rng.normal(size=5), jnp.float32), np.array([0, 2, 2, 4, 1, 3])
+    reward, temperature = jnp.asarray(rng.normal(size=6), jnp.float32), 0.7
+
+    def balance(logits):
+        flow = reward / temperature - jax.nn.log_softmax(logits)[drawn]
+        return jnp.mean(jnp.square(jnp.mean(flow) - flow))
+
+    def credited(logits):
+        logs = jax.nn.log_softmax(logits)[drawn]
+        shaped = reward - temperature * jax.lax.stop_gradient(logs)
+        return -jnp.mean(advantages.centered(shaped, jnp.full(6, True)) * logs)
+
+    wanted = jax.grad(balance)(logits)
+    np.testing.assert_allclose(2 / temperature * jax.grad(credited)(logits), wanted, atol=1e-5)

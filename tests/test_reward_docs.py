@@ -80,7 +80,7 @@ def test_every_combinator_length_reward_and_shaping_is_in_the_guide():
     wanted = {name for text in sections if text.startswith(titles) for name in DIRECTIVE.findall(text)}
     assert {"weighted_sum", "concise", "anneal"} <= wanted
     explained_elsewhere = {"CurriculumState", "RunningMean", "RunningMoments", "default", "identity", "mixed_groups"}
-    explained_elsewhere |= {"center_running", "flat_groups"}
+    explained_elsewhere |= {"RunningRange", "center_running", "flat_groups", "step_differences"}
     assert [name for name in sorted(wanted - explained_elsewhere) if f"{name}(" not in guide] == []
 
 
@@ -132,15 +132,15 @@ def test_the_page_shows_what_rescore_prints():
     moved = tuple(
         rescoring.Moved(step, prompt, completion, -0.2626, 0.0)
         for step, prompt, completion in (
-            (19, "2 4 4 6 3=", "2 3 4 4 4</answer>"),
-            (18, "0 8 0 9 2=", "<answer>0 2 5"),
-            (18, "1 0 1 4 8=", "<answer>0 1 2 4"),
+            (19, "6 5 8 8 6=", "9 6 6 8 Z6</answer>"),
+            (18, "0 8 0 9 2=", "<answer>0 0 3"),
+            (18, "6 6 9 5 4=", "5 4 5 5 6</answer>"),
         )
     )
     result = rescoring.Rescored(
-        completions=2560, groups=320, lost=0, gained=0, mean_before=0.379, mean_after=0.144, rank_correlation=0.814,
-        rank_correlation_within=0.892, best_turned=58, worst_turned=58, flat_before=0.197, flat_after=0.378,
-        parts_after={"correctness": 0.144}, failures={}, moved=moved,
+        completions=2560, groups=320, lost=0, gained=0, mean_before=0.359, mean_after=0.114, rank_correlation=0.777,
+        rank_correlation_within=0.884, distance=0.150, best_turned=84, worst_turned=84, flat_before=0.222,
+        flat_after=0.484, parts_after={"correctness": 0.114}, failures={}, moved=moved,
     )  # fmt: skip
     shown = text_block("guides/preflight_and_rescore", "2560 completions")
     assert rescoring.table(result).splitlines() == shown

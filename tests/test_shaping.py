@@ -65,6 +65,17 @@ def test_parts_validity_and_failures_pass_through():
     assert shaped.parts is score.parts and shaped.valid is score.valid and shaped.failures == score.failures
 
 
+def test_annotate_adds_parts_and_pays_nothing():
+    score = score_of([[1, 2]])
+    shaped, _ = rewards.annotate(length=lambda rollouts: np.array([[5, 7]])).update(score, (), None)
+    np.testing.assert_array_equal(shaped.parts["length"], [[5.0, 7.0]])
+    assert shaped.parts["part"] is score.parts["part"] and shaped.value is score.value
+    with pytest.raises(ValueError, match="would replace part `part`"):
+        rewards.annotate(part=lambda rollouts: np.zeros((1, 2))).update(score, (), None)
+    with pytest.raises(ValueError, match=r"shape \(2,\) for completions \(1, 2\)"):
+        rewards.annotate(length=lambda rollouts: np.zeros(2)).update(score, (), None)
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_a_decay_that_forgets_nothing_is_refused(decay):
     with pytest.raises(ValueError, match="give a number in"):
@@ -132,6 +143,7 @@ def test_compiled_and_plain_updates_agree_with_an_obvious_twin(batches):
 LENGTHS = np.array([[1, 2, 3], [3, 0, 2]])
 MASK = np.arange(3) < LENGTHS[..., None]
 POTENTIALS = np.array([[[5, 5, 5], [2, 3, 9], [1, 4, 2]], [[1, 1, 1], [7, 7, 7], [3, 8, 0]]], np.float32)
+STEPS = np.where(POTENTIALS % 2, POTENTIALS / 10, np.nan).astype(np.float32)
 
 
 def rollouts(mask=MASK):
@@ -152,6 +164,12 @@ def rollouts(mask=MASK):
 
 
 ROLLOUTS = rollouts()
+
+
+def REFERENCES(rollouts):
+    return score_of([[-1, 2], [0, 7]], [[True, True], [True, False]])
+
+
 SHAPINGS = {
     "identity": rewards.identity(),
     "center_group": rewards.center("group"),
@@ -167,6 +185,10 @@ SHAPINGS = {
     "noise": rewards.noise(0.4, -10.0, 10.0, seed=3),
     "noise_per_group": rewards.noise(0.4, -10.0, 10.0, seed=3, per="group"),
     "potential_difference": rewards.potential_difference(lambda _: POTENTIALS, 0.9),
+    "process_reward": rewards.process_reward(
+        lambda _: STEPS, rewards.clip_steps(0.75), rewards.step_differences, weight=0.5
+    ),
+    "concise_where_solved": rewards.concise_where_solved(0.5, 0.6, threshold=0.0),
     "anneal": rewards.anneal(optax.linear_schedule(1.0, 0.0, 4)),
     "anneal_parts": rewards.anneal({"first": optax.cosine_decay_schedule(1.0, 5), "second": lambda batch: 0.5}),
     "curriculum": rewards.curriculum(
@@ -175,6 +197,10 @@ SHAPINGS = {
         rewards.Stage({"second": 1.0}),
     ),
     "ema_weights": rewards.ema_weights({"first": 1.0, "second": -0.5}, 0.8),
+    "clip_running": rewards.clip_running(1.0, decay=0.8),
+    "min_max": rewards.min_max(),
+    "preference": rewards.preference(REFERENCES),
+    "log_sigmoid_centered": rewards.log_sigmoid_centered(REFERENCES),
     "chain": rewards.chain(
         rewards.anneal({"first": lambda batch: 1.0 / (batch + 1), "second": lambda batch: 1.0}),
         rewards.center("running", 0.5),
@@ -296,7 +322,11 @@ def test_compiled_and_plain_updates_agree(name, scores):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(SHAPINGS.keys() - {"noise", "chain", "potential_difference"}))
+OF_PLACES = {"noise", "chain", "potential_difference", "process_reward", "concise_where_solved"}
+"""Shapings that look at the place of a completion, or at its tokens."""
+
+
+@pytest.mark.parametrize("name", sorted(SHAPINGS.keys() - OF_PLACES))
 @FEW
 @given(st.lists(GRID_SCORES, min_size=1, max_size=3), st.permutations(range(3)))
 def test_order_within_the_group_does_not_matter(name, scores, order):
@@ -524,6 +554,105 @@ def test_a_potential_of_another_shape_is_refused():
         rewards.potential_difference(lambda _: np.zeros((2, 3))).update(score_of(np.zeros((2, 3))), (), ROLLOUTS)
 
 
+# --- Scores of steps --------------------------------------------------------------------------------------------------
+
+FOUR_TOKENS = np.array([[[True, True, True, True]]])
+
+
+def stepped(steps, *changes, score=None, weight=0.5):
+    shaping = rewards.process_reward(lambda _: np.array([[steps]]), *changes, weight=weight)
+    return shaping.update(score_of([[1]]) if score is None else score, (), rollouts(FOUR_TOKENS))[0]
+
+
+def test_scores_of_steps_are_worked_out_by_hand():
+    steps = [0.75, np.nan, 0.5, 1.0]
+    raw = stepped(steps)
+    assert raw.per_token.tolist() == [[[0.375, 0, 0.25, 1.5]]] and raw.value.tolist() == [[2.125]]
+    # 0.75 - 0.5; 0.5 for the last but one; nothing for the last, which has the outcome 1.
+    delta = stepped(steps, rewards.step_differences)
+    assert delta.per_token.tolist() == [[[0.125, 0, 0.25, 1]]] and delta.value.tolist() == [[1.375]]
+    # Clipped at 0.75: 0, -0.25 and 0; of which the differences are 0.25, -0.25 and 0.
+    both = stepped(steps, rewards.clip_steps(0.75), rewards.step_differences)
+    assert both.per_token.tolist() == [[[0.125, 0, -0.125, 1]]] and both.value.tolist() == [[1]]
+    np.testing.assert_array_equal(both.parts["part"], [[1]])
+
+
+def test_scores_of_steps_are_added_to_rewards_of_tokens():
+    given = dataclasses.replace(score_of([[1]]), per_token=np.array([[[0.25, 0.75, 0, 0]]], np.float32))
+    shaped = stepped([np.nan, 1.0, np.nan, 0.5], score=given)
+    assert shaped.per_token.tolist() == [[[0.25, 1.25, 0, 0.25]]] and shaped.value.tolist() == [[1.75]]
+
+
+@FEW
+@given(st.lists(st.none() | st.floats(-1, 1, width=32), min_size=1, max_size=9))
+def test_differences_of_steps_agree_with_an_obvious_twin(steps):
+    scores = np.array([np.nan if step is None else step for step in steps], np.float32)
+    expected = [np.nan if step is None else step for step in reference.step_differences(steps)]
+    found = np.asarray(jax.jit(rewards.step_differences)(scores))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    # What a step is credited with is its score, whatever comes after it; the last one has none.
+    places = np.flatnonzero(~np.isnan(scores))
+    for place in places[:-1]:
+        np.testing.assert_allclose(np.nansum(found[place:]), scores[place], atol=1e-5)
+
+
+def test_what_a_process_reward_says_outside_of_a_completion_or_of_what_is_valid_does_not_count():
+    shaping = rewards.process_reward(lambda _: np.full((1, 2, 3), 9.0), weight=1.0)
+    where = rollouts(np.array([[[True, False, False], [True, True, False]]]))
+    shaped, _ = shaping.update(score_of([[1, 5]], [[True, False]]), (), where)
+    assert shaped.per_token.tolist() == [[[10, 0, 0], [0, 0, 0]]] and shaped.value.tolist() == [[10, 0]]
+
+
+def test_scores_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"scores of shape \(1, 1, 3\) for completions of \(1, 1, 4\)"):
+        stepped([1.0, 2.0, 3.0])
+
+
+# --- Length where prompts are solved ----------------------------------------------------------------------------------
+
+
+def long(lengths):
+    """Rollouts of these lengths."""
+    return rollouts(np.arange(9) < np.array(lengths)[..., None])
+
+
+def charged(shaping, right, lengths, state=0, valid=None):
+    return np.asarray(shaping.update(score_of(right, valid), np.int32(state), long(lengths))[0].value)
+
+
+def test_only_what_is_solved_best_is_charged_for_length():
+    # The first prompt is solved by three of four: lengths 2, 4, 6 stand at -1.2247, 0 and 1.2247 deviations.
+    right, lengths = [[1, 1, 1, 0], [1, 1, 0, 0]], [[2, 4, 6, 1], [1, 9, 1, 1]]
+    shaping = rewards.concise_where_solved(0.5, 0.2)
+    expected = [[1 - 0.2 * 0.227106, 0.9, 1 - 0.2 * 0.772894, 0], right[1]]
+    np.testing.assert_allclose(charged(shaping, right, lengths), expected, atol=1e-6)
+    # A third of two groups, rounded up, is one; all of them are two.
+    np.testing.assert_allclose(charged(rewards.concise_where_solved(0.3), right, lengths), expected, atol=1e-6)
+    assert (charged(rewards.concise_where_solved(1.0), right, lengths)[1, :2] < 1).all()
+    np.testing.assert_array_equal(charged(rewards.concise_where_solved(0.0), right, lengths), right)
+
+
+def test_a_part_says_what_is_right_and_what_is_not_valid_is_not_counted():
+    # The lone valid completion of the first prompt is right, half of the second: the first is solved best.
+    score = dataclasses.replace(
+        score_of([[3, 3], [3, 3]], [[True, False], [True, True]]),
+        parts={"correctness": np.array([[1, 0], [1, np.nan]], np.float32)},
+    )
+    shaping = rewards.concise_where_solved(0.5, 1.0, part="correctness")
+    shaped, state = shaping.update(score, np.int32(4), long([[2, 9], [2, 4]]))
+    assert np.asarray(shaped.value).tolist() == [[2.5, 0], [3, 3]] and state == 5
+    with pytest.raises(ValueError, match=r"names the part `right`, but the score has the parts \['correctness'\]"):
+        rewards.concise_where_solved(part="right").update(score, np.int32(0), long([[1, 1], [1, 1]]))
+
+
+def test_ties_are_broken_by_lot():
+    shaping = rewards.concise_where_solved(0.5)
+    right, lengths = np.ones((2, 2)), [[1, 3], [1, 3]]
+    chosen = [int(np.argmin(charged(shaping, right, lengths, state).min(-1))) for state in range(20)]
+    assert 3 < sum(chosen) < 17
+    assert all((charged(shaping, right, lengths, state) < 1).any(-1).sum() == 1 for state in range(5))
+
+
 # --- Weights of parts -------------------------------------------------------------------------------------------------
 
 
@@ -666,6 +795,10 @@ LAST = rewards.Stage({"a": 1.0})
         (lambda: rewards.noise(0.1, high=float("inf")), "give finite ends"),
         (lambda: rewards.noise(0.1, per="token"), "give 'completion' or 'group'"),
         (lambda: rewards.potential_difference(lambda _: POTENTIALS, 1.1), "gamma=1.1"),
+        (lambda: rewards.process_reward(lambda _: STEPS, weight=float("nan")), "weight of process_reward is nan"),
+        (lambda: rewards.clip_steps(float("inf")), "threshold of clip_steps is inf"),
+        (lambda: rewards.concise_where_solved(1.5), r"fraction=1.5; give a fraction in \[0, 1\]"),
+        (lambda: rewards.concise_where_solved(strength=-1.0), "strength=-1.0; give a number of at least 0"),
         (lambda: rewards.anneal({}), "anneal got no schedules"),
         (lambda: rewards.curriculum(), "curriculum got no stages"),
         (lambda: rewards.curriculum(rewards.Stage({})), "give at least one part"),

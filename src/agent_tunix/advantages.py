@@ -291,6 +291,103 @@ def rank(rewards: Float[Array, " group"], valid: Bool[Array, " group"]) -> Float
     return ((wins - losses) / jnp.maximum(jnp.sum(valid) - 1, 1)).astype(rewards.dtype)
 
 
+def log_mean_gain(rewards: Float[Array, " group"], valid: Bool[Array, " group"]) -> Float[Array, " group"]:
+    r"""What each completion adds to the logarithm of the mean of exponentials, the JEPO advantage.
+
+    .. math:: A_i = \log \frac{1}{n} \sum_j e^{r_j} - \log \frac{1}{n-1} \sum_{j \ne i} e^{r_j}
+
+    With the log-probabilities of a reference answer after several chains of thought as rewards, the first term bounds
+    the log-probability of the answer after any of them more tightly than the mean of the logarithms does.
+
+    Args:
+      rewards: One scalar per completion of the same prompt, such as log-probabilities in nats. Any scale; a few hundred
+        apart the least ones add nothing.
+      valid: False where no reward could be given; n counts the valid ones.
+
+    Returns:
+      Advantages; at least log((n - 1) / n), and 0 for fewer than two valid completions.
+
+    Examples:
+      >>> credit = log_mean_gain(jnp.log(jnp.array([0.8, 0.2])), jnp.full(2, True))
+      >>> [round(float(each), 2) for each in credit]
+      [0.92, -0.47]
+
+    References:
+      Tang et al., 2025, Beyond Verifiable Rewards (JEPO), arXiv:2503.19618, as Kwiatkowski et al., 2026,
+      arXiv:2602.03979, compare it.
+    """
+    # Measured from the greatest: those near it decide, and would lose digits above a far lower one.
+    below, count = -_raised(-rewards, valid), jnp.sum(valid)
+    others = valid & ~jnp.eye(rewards.shape[0], dtype=bool)
+    tops = jnp.max(jnp.broadcast_to(below, others.shape), axis=1, where=others, initial=-jnp.inf)
+    tops = jnp.where(count > 1, tops, 0.0)
+    rest = jnp.sum(jnp.where(others, jnp.exp(below - tops[:, None]), 0.0), axis=1)
+    # The whole over the rest is one plus the own share, which has digits left where the two logarithms have none.
+    gain = jax.nn.softplus(below - tops - jnp.log(rest)) - jnp.log(count / (count - 1))
+    return jnp.where(valid & jnp.any(below < 0), gain, 0.0)
+
+
+def discriminative(
+    rewards: Float[Array, " group"],
+    valid: Bool[Array, " group"],
+    scores: Float[Array, " group"],
+    preference: Float[Array, " group"] | None = None,
+    *,
+    temperature: Float[Array, ""] | float = 0.1,
+    tau: float = 10.0,
+    threshold: float = 0.5,
+) -> Float[Array, " group"]:
+    r"""Raises right completions, the preferred ones most, against the likeliest wrong ones: DRPO, and DisCO without
+    preference.
+
+    .. math:: A_i = n \cdot \begin{cases}
+       e^{p_i / \lambda} / \sum_{j \in S^+} e^{p_j / \lambda} & i \in S^+ \\
+       -e^{s_i / \tau} / \sum_{j \in S^-} e^{s_j / \tau} & i \in S^-
+       \end{cases}
+
+    The two sides are weighed apart, so that no right completion is ever pushed down, however long or otherwise
+    unwelcome; a penalty inside the reward does that as soon as it takes one below the mean of its group.
+
+    With s the mean log-probability of a completion's tokens under the policy, a loss that averages over tokens and then
+    over completions has the gradient of
+    :math:`-\sum_{S^+} w_i s_i + \tau \log \sum_{S^-} e^{s_j / \tau}`, w the weights of the right ones. Taken under the
+    policy that sampled, the weights of the wrong ones are exact in the first update of a batch, and lag in later ones.
+
+    Args:
+      rewards: What tells right from wrong.
+      valid: False where no reward could be given; n counts the valid ones.
+      scores: Score s, nats. Entries that are not valid may be anything.
+      preference: What is preferred among right ones, p, such as one minus the share of the token budget; None prefers
+        none.
+      temperature: Of the preference, :math:`\lambda`, in its units; the smaller, the more only the best counts.
+      tau: Of the scores, nats; the smaller, the more only the likeliest wrong completion counts.
+      threshold: Least reward of a right completion.
+
+    Returns:
+      Advantages, unitless: those of right completions sum to n, those of wrong ones to -n. All 0 where there are no
+      right ones, or no wrong ones.
+
+    Examples:
+      >>> rewards, length = jnp.array([1.0, 1.0, 0.0, 0.0]), jnp.array([0.2, 0.8, 0.5, 0.5])
+      >>> discriminative(rewards, rewards < 2, jnp.full(4, -0.7), 1 - length, temperature=0.3).round(2)
+      Array([ 3.52,  0.48, -2.  , -2.  ], dtype=float32)
+
+    References:
+      DRPO, 2025, arXiv:2510.04474, with its divergence constraint left out, which is 0 in the first update of a batch.
+    """
+    right, wrong = valid & (rewards >= threshold), valid & (rewards < threshold)
+    wanted = jnp.zeros_like(scores) if preference is None else preference
+    credit = _shares(wanted / temperature, right) - _shares(scores / tau, wrong)
+    return jnp.where(jnp.any(right) & jnp.any(wrong), jnp.sum(valid) * credit, 0.0)
+
+
+def _shares(logits: Array, members: Array) -> Array:
+    """Softmax over some entries; 0 elsewhere, and everywhere if there are none."""
+    above = jnp.where(members, logits, -jnp.inf)
+    shares = jnp.exp(above - jnp.where(jnp.any(members), jnp.max(above), 0.0))
+    return _quotient(shares, jnp.sum(shares))
+
+
 # --- Estimators of a batch --------------------------------------------------------------------------------------------
 
 
@@ -428,6 +525,32 @@ def per_group(estimator: Callable[..., Array], **arguments: Any) -> Advantage:
     return advantage
 
 
+def per_group_with(estimator: Callable[..., Array], parts: Mapping[str, str], **arguments: Any) -> Advantage:
+    """Applies an estimator of one group that looks at more than the reward, such as `discriminative`.
+
+    What else it looks at are parts of the score; `agent_tunix.rewards.annotate` adds facts about rollouts as parts. An
+    entry counts if it is valid and none of these parts is NaN.
+
+    Args:
+      estimator: `(rewards[group], valid[group], **parts, **arguments) -> advantages[group]`.
+      parts: Name of an argument to the part of the score that it gets, `[group]`.
+      **arguments: Further keyword arguments, fixed now.
+
+    Returns:
+      A function of a `Score`, jittable. It raises ValueError for a part that the score does not have.
+    """
+
+    def advantage(score: Score) -> Float[Array, "prompts group"]:
+        columns = {argument: _part(score, part) for argument, part in parts.items()}
+        valid = functools.reduce(jnp.logical_and, (_part_valid(score, part) for part in parts.values()))
+        of_group = functools.partial(estimator, **arguments)
+        return jax.vmap(lambda rewards, valid, columns: of_group(rewards, valid, **columns))(
+            jnp.asarray(score.value), valid, columns
+        )
+
+    return advantage
+
+
 def per_batch(estimator: Callable[..., Array], **arguments: Any) -> Advantage:
     """Applies an estimator of a whole batch to a score.
 
@@ -442,6 +565,34 @@ def per_batch(estimator: Callable[..., Array], **arguments: Any) -> Advantage:
 
     def advantage(score: Score) -> Float[Array, "prompts group"]:
         return of_batch(jnp.asarray(score.value), jnp.asarray(score.valid))
+
+    return advantage
+
+
+def per_part(estimator: Callable[..., Array], weights: Mapping[str, float | Array], **arguments: Any) -> Advantage:
+    """Applies an estimator of one group to each of several parts of a score, and adds the results with weights.
+
+    Signals of different levels, such as checks of steps and the outcome, then each count within their group whatever
+    their scale. Unlike `decoupled_parts`, nothing is scaled over the batch. Which entries of a part count is as there.
+
+    Args:
+      estimator: `(rewards[group], valid[group], **arguments) -> advantages[group]`.
+      weights: Name of a part to its weight.
+      **arguments: Its keyword arguments, fixed now.
+
+    Returns:
+      A function of a `Score`, jittable. It raises ValueError for a part that the score does not have.
+
+    Raises:
+      ValueError: If no part is named.
+    """
+    if not weights:
+        raise ValueError("per_part got no weights; name at least one part, such as {'format': 1.0}")
+    of_group = functools.partial(estimator, **arguments)
+
+    def advantage(score: Score) -> Float[Array, "prompts group"]:
+        credit = {name: jax.vmap(of_group)(_part(score, name), _part_valid(score, name)) for name in weights}
+        return functools.reduce(jnp.add, (weight * credit[name] for name, weight in weights.items()))
 
     return advantage
 
@@ -475,9 +626,7 @@ def decoupled_parts(weights: Mapping[str, float], **arguments: Any) -> Advantage
 
 def _part(score: Score, name: str) -> Array:
     if name not in score.parts:
-        raise ValueError(
-            f"decoupled_parts got a weight for `{name}`, but the score has the parts {sorted(score.parts)}"
-        )
+        raise ValueError(f"a weight is given for part `{name}`, but the score has the parts {sorted(score.parts)}")
     return jnp.asarray(score.parts[name])
 
 
@@ -524,6 +673,23 @@ def reward_to_go(
     _, returns = jax.lax.scan(before, jnp.zeros(value.shape), jnp.moveaxis(per_token, -1, 0), reverse=True)
     advantages = jnp.moveaxis(returns, 0, -1) - baseline[:, None, None]
     return jnp.where(valid[..., None], advantages, 0.0)
+
+
+def as_given(score: Score) -> Float[Array, "prompts group tokens"]:
+    """Takes the rewards of tokens as their credit, for a shaping that has made credit of them already.
+
+    Args:
+      score: With `per_token`.
+
+    Returns:
+      `per_token`, 0 where the score is not valid.
+
+    Raises:
+      ValueError: If the score has no rewards of tokens.
+    """
+    if score.per_token is None:
+        raise ValueError("as_given needs rewards per token, which this score lacks; add a shaping that sets them")
+    return jnp.where(jnp.asarray(score.valid)[..., None], jnp.asarray(score.per_token), 0.0)
 
 
 def per_score(estimator: Callable[..., Array], **arguments: Any) -> Advantage:

@@ -255,6 +255,43 @@ def kl_penalty(coefficient: float) -> Shaping:
     return Shaping(init=lambda: (), update=update, needs_reference=True)
 
 
+def entropy_reward(temperature: float) -> Shaping:
+    r"""Subtracts a multiple of each completion's log-probability from its reward: unlikely completions get more.
+
+    .. math:: r'_i = r_i - T \log \pi_{\text{old}}(y_i)
+
+    The best policy then is no longer the best completion but :math:`\pi(y) \propto e^{r(y) / T}`, and near it all
+    rewards of a group are the same. Against the mean of the group the policy gradient is, but for a factor, that of the
+    trajectory balance of a generative flow network whose flow at the start is estimated from the group.
+
+    It is `kl_penalty` with a reference under which all completions are alike. There are far more bad completions than
+    good ones, and more long ones than short: unless T times the nats of a random completion of full length (its tokens
+    times the logarithm of the vocabulary) stays below what a good one is paid, that optimum is noise.
+
+    Args:
+      temperature: T, reward per nat.
+
+    Returns:
+      A stateless shaping that leaves the raw parts of the score alone.
+
+    Raises:
+      ValueError: When called: the score has rewards per token, which this would leave behind.
+
+    References:
+      Malkin et al., 2022, Trajectory Balance, arXiv:2201.13259; the estimate from the group is the VarGrad form of
+      Richter et al., 2020, arXiv:2010.10436.
+    """
+
+    def update(score: Score, state: Any, rollouts: Rollouts) -> tuple[Score, Any]:
+        if score.per_token is not None:
+            raise ValueError("entropy_reward got a score with rewards per token; give a reward of whole completions")
+        logprobs = jnp.sum(jnp.where(rollouts.completion_mask, jnp.asarray(rollouts.old_logprobs), 0.0), axis=-1)
+        value = jnp.where(score.valid, score.value - temperature * logprobs, score.value)
+        return dataclasses.replace(score, value=value), state
+
+    return Shaping(init=lambda: (), update=update)
+
+
 # --- Aggregations -----------------------------------------------------------------------------------------------------
 
 

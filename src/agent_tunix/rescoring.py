@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from agent_tunix import runs
 from agent_tunix.batching import text_rollouts
+from agent_tunix.rewards import distance
 from agent_tunix.runs import Record
 from agent_tunix.types import Reward, Rollouts, Score
 
@@ -59,6 +60,7 @@ class Rescored:
       mean_after: The same under the other reward.
       rank_correlation: Spearman's, over all completions.
       rank_correlation_within: Spearman's within groups, averaged over groups in which both rewards differ.
+      distance: Of the two rewards' credit, from 0 (the same) to 1 (the opposite); see `agent_tunix.rewards.distance`.
       best_turned: Groups whose best completion is no longer above its group's mean.
       worst_turned: Groups whose worst completion is no longer below its group's mean.
       flat_before: Share of groups that are flat.
@@ -76,6 +78,7 @@ class Rescored:
     mean_after: float
     rank_correlation: float
     rank_correlation_within: float
+    distance: float
     best_turned: int
     worst_turned: int
     flat_before: float
@@ -127,6 +130,7 @@ def table(result: Rescored) -> str:
         f"{'flat groups':<34} {result.flat_before:8.1%} {result.flat_after:8.1%}",
         f"{'values only before, only after':<34} {result.lost:8d} {result.gained:8d}",
         f"rank correlation {result.rank_correlation:.3f}, within groups {result.rank_correlation_within:.3f}",
+        f"distance of the credit {result.distance:.3f} (0 the same, 1 the opposite)",
         f"{result.best_turned} groups whose best completion is no longer above its mean, "
         f"{result.worst_turned} whose worst is no longer below",
         *(f"part {name}: mean {value:.3f}" for name, value in result.parts_after.items()),
@@ -237,6 +241,7 @@ def _compared(pairs: Sequence[_Pair]) -> Rescored:
         mean_after=float(after[both].mean()),
         rank_correlation=spearman(before[both], after[both]),
         rank_correlation_within=_within(usable),
+        distance=_distance(usable),
         best_turned=sum(_turned(pair, 1.0) for pair in usable),
         worst_turned=sum(_turned(pair, -1.0) for pair in usable),
         flat_before=_share(np.ptp(pair.before[pair.both]) == 0 for pair in usable),
@@ -273,6 +278,14 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def _within(pairs: Sequence[_Pair]) -> float:
     correlations = np.array([spearman(pair.before[pair.both], pair.after[pair.both]) for pair in pairs])
     return _mean(correlations)
+
+
+def _distance(pairs: Sequence[_Pair]) -> float:
+    width = max((len(pair.group) for pair in pairs), default=0)
+    before, after = (np.full((len(pairs), width), math.nan) for _ in range(2))
+    for row, pair in enumerate(pairs):
+        before[row, : len(pair.group)], after[row, : len(pair.group)] = pair.before, pair.after
+    return distance(*(Score(np.nan_to_num(values), ~np.isnan(values)) for values in (before, after)))
 
 
 def _turned(pair: _Pair, sign: float) -> bool:

@@ -296,23 +296,27 @@ def decoding(
         (`benchmarks/ablation.py`). All draw with the noise of the whole batch.
 
     Returns:
-      `(parameters, prompt_ids, prompt_mask, group_size, key) -> arrays`, by the names of `Completions`.
+      `(parameters, prompt_ids, prompt_mask, group_size, key, rows=None) -> arrays`, by the names of `Completions`.
+      `rows`, int `[prompts group]`, says which completion of the batch each one is, by default all of them in order;
+      where it is past the last one nothing is drawn, and a prompt that only fills up the batch costs no decoding.
     """
     ends = segments(max_tokens)
 
-    def begin(parameters: Parameters, prompt_ids: Array, prompt_mask: Array, rows: Array) -> Decoding:
+    def begin(
+        parameters: Parameters, prompt_ids: Array, prompt_mask: Array, rows: Array, *, total_rows: int
+    ) -> Decoding:
         params = merged(parameters)
         prefix = policy.prefix(params, prompt_ids, prompt_mask)
         return Decoding(
             prefix=prefix,
             cache=policy.cache(params, prefix, rows.shape[1], ends[0]),
             tokens=jnp.broadcast_to(prompt_ids[:, -1:], rows.shape).astype(jnp.int32),
-            done=jnp.zeros(rows.shape, bool),
+            done=rows >= total_rows,
             rows=rows,
         )
 
     drawing = functools.partial(decode, policy, stop_ids=stop_ids, pad_id=pad_id, distribution=distribution)
-    begun = devices.each(mesh, begin, same=(0,))
+    begun = devices.each(mesh, begin, same=(0,), static=("total_rows",))
     segment = devices.each(mesh, drawing, same=(0, 2), donate=(1,), static=("start", "end", "total_rows"))
     enlarge = devices.each(mesh, lambda cache, *, slots: policy.grown(cache, slots), static=("slots",))
     regroup = devices.each(mesh, regrouped, static=("total_rows",))
@@ -321,7 +325,7 @@ def decoding(
         """Some prompts of a batch of `total` completions: ids, mask, and the rows of their completions."""
         start, pieces, most_blocks = 0, [], 2 * len(prompts[0]) // devices.count(mesh)
         dealt = devices.together(mesh, devices.dealt(mesh, prompts))
-        state = called(begun, parameters, *dealt)
+        state = called(begun, parameters, *dealt, total_rows=total)
         for end in ends:
             rows = np.concatenate(devices.apart(mesh, state.rows))
             state, drawn = called(segment, parameters, state, key, start=start, end=end, total_rows=total)
@@ -341,9 +345,10 @@ def decoding(
         prompt_mask: Bool[Any, "prompts prompt_tokens"],
         group_size: int,
         key: Key[Array, ""],
+        rows: Int[np.ndarray, "prompts group"] | None = None,
     ) -> dict[str, np.ndarray]:
         grid = len(prompt_ids), group_size
-        rows = np.arange(grid[0] * grid[1], dtype=np.int32).reshape(grid)
+        rows = np.arange(grid[0] * grid[1], dtype=np.int32).reshape(grid) if rows is None else rows
         size = grid[0] // math.gcd(streams, max(grid[0] // devices.count(mesh), 1))
 
         def part(first: int) -> list[_Piece]:

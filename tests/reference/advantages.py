@@ -69,6 +69,14 @@ def pass_at_k(kept, k=4, normalized=False, eps=1e-6):
 
 
 @_on_valid
+def log_mean_gain(kept):
+    powers = [np.exp(r - max(kept)) for r in kept]
+    whole = np.log(sum(powers) / len(kept))
+    rest = [np.logaddexp.reduce([o - max(kept) for o in kept[:i] + kept[i + 1 :]]) for i in range(len(kept))]
+    return [whole - (other - np.log(len(kept) - 1)) for other in rest]
+
+
+@_on_valid
 def rank(kept):
     return [(sum(o < r for o in kept) - sum(o > r for o in kept)) / (len(kept) - 1) for r in kept]
 
@@ -105,3 +113,24 @@ def decoupled(parts, valid, weights, ddof=1, eps=1e-6):
     total[np.abs(exact) <= 1e-9 * size] = 0.0  # opposed parts cancel but for rounding and eps
     kept = [float(t) for t in total[np.any(valid, axis=0)]]
     return total / (_std(kept, ddof) + eps) if len(kept) > 1 else np.zeros(total.shape)
+
+
+def discriminative(rewards, valid, scores, preference=None, temperature=0.1, tau=10.0, threshold=0.5):
+    members = np.flatnonzero(valid)
+    right = [i for i in members if rewards[i] >= threshold]
+    wrong = [i for i in members if rewards[i] < threshold]
+    advantages = np.zeros(len(rewards))
+    if not right or not wrong:
+        return advantages
+    # Beside a far likelier one a wrong completion counts nothing: one over infinity.
+    with np.errstate(over="ignore"):
+        return _weighed(advantages, len(members), right, wrong, scores, preference, temperature, tau)
+
+
+def _weighed(advantages, count, right, wrong, scores, preference, temperature, tau):
+    for i in right:
+        wanted = {j: 0.0 if preference is None else preference[j] / temperature for j in right}
+        advantages[i] = count / sum(np.exp(wanted[j] - wanted[i]) for j in right)
+    for i in wrong:
+        advantages[i] = -count / sum(np.exp((scores[j] - scores[i]) / tau) for j in wrong)
+    return advantages

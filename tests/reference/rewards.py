@@ -32,6 +32,12 @@ def geometric_mean(weights, *values):
     return math.exp(sum(weight * math.log(value) for weight, value in used) / sum(weights))
 
 
+def signed_geometric_mean(weights, *values):
+    used = [value for weight, value in zip(weights, values) if weight != 0]
+    size = geometric_mean(weights, *(None if value is None else abs(value) for value in values))
+    return size if size is None or min(used) >= 0 else -size
+
+
 def first_valid(*values):
     for value in values:
         if value is not None:
@@ -69,3 +75,16 @@ def clip(value, low, high):
     if value is None:
         return None
     return low if value < low else high if value > high else value
+
+
+def difficulty_weights(columns, power=1.0, strata=None):
+    """Of checks given as columns: for each, what the completions of one group got, None where nothing."""
+    there = [[value for value in column if value is not None] for column in columns]
+    rates = [sum(column) / len(column) if column else 0.0 for column in there]
+    weights = [(1 - rate) ** power for rate in rates]
+    if strata is not None:
+        bands = [min(math.floor(rate * strata), strata - 1) for rate in rates]
+        weights = [weight / bands.count(band) for weight, band in zip(weights, bands)]
+    if sum(weights) == 0:
+        return [1 / len(columns)] * len(columns)
+    return [weight / sum(weights) for weight in weights]

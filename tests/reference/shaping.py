@@ -3,6 +3,7 @@
 They take batches `[prompts][group]` with None where an entry is not valid, and give such lists back.
 """
 
+import itertools
 import math
 
 
@@ -131,3 +132,14 @@ def potential_difference(rewards, potentials, gamma):
     """One completion: rewards and potentials of its tokens, in order."""
     states = [0.0, *potentials[:-1], 0.0]
     return [reward + gamma * states[t + 1] - states[t] for t, reward in enumerate(rewards)]
+
+
+def step_differences(steps):
+    """Scores of tokens, None where no step ends; the last step gets nothing, and the one before it keeps its own."""
+    places = [place for place, step in enumerate(steps) if step is not None]
+    differences = [None] * len(steps)
+    for place, following in itertools.pairwise(places):
+        differences[place] = steps[place] - (0.0 if following == places[-1] else steps[following])
+    if places:
+        differences[places[-1]] = 0.0
+    return differences

@@ -36,6 +36,7 @@ _HOMES = {
         "equation_errors", "hallucination_penalty", "json_valid", "reasoning_steps", "repetition", "script_consistency",
         "similarity",
     ),
+    "_reasoning": ("reasoning_patterns",),
     "_code": ("SandboxError", "passes_tests", "program_of", "sandbox_report"),
     # From functions to rewards, and where they run.
     "_lift": ("as_reward", "from_lists", "per_completion"),
@@ -43,19 +44,37 @@ _HOMES = {
     "_scorer": ("scorer",),
     "_judge": ("http_judge",),
     "_tokens": ("from_tokens",),
+    "_attribution": ("attributed",),
+    "_turns": ("turn_credit", "turn_rewards"),
+    "_shapley": ("joining_orders", "shapley", "shapley_values"),
+    "_tools": ("calculator", "tool_traces"),
     "_interop": ("as_tunix", "from_trl", "from_verl"),
+    # What rewards have to do with each other, and completions with their set.
+    "_distance": ("distance",),
+    "_sets": (
+        "cosine_kernel", "discrepancy", "frechet", "gaussian_kernel", "greedy_swap", "hashed_ngrams", "of_sets",
+        "set_contributions", "vendi",
+    ),
     # From rewards to rewards.
     "_compose": (
         "default", "first_valid", "flat_groups", "geometric_mean", "maximum", "minimum", "mixed_groups", "product",
-        "weighted_sum",
+        "signed_geometric_mean", "weighted_sum",
     ),
-    "_adjust": ("bounded", "gate", "hierarchy", "route", "scale"),
+    "_checklist": ("difficulty_weighted", "difficulty_weights"),
+    "_adjust": ("bounded", "calibrated", "gate", "hierarchy", "route", "scale"),
     "_clip": ("clip",),
+    "_embeddings": ("bmas", "embedding_similarity", "max_average_similarity"),
     "_length": ("concise", "cosine_length", "length_budget", "relative_length", "soft_overlong"),
     # From scores to scores.
     "_shaping": (
-        "RunningMean", "RunningMoments", "center", "center_running", "chain", "identity", "noise", "rank", "sigmoid",
-        "standardize", "tanh",
+        "RunningMean", "RunningMoments", "annotate", "center", "center_running", "chain", "identity", "noise", "rank",
+        "sigmoid", "standardize", "tanh",
+    ),
+    "_process": ("clip_steps", "process_reward", "step_differences"),
+    "_solved": ("concise_where_solved",),
+    "_references": (
+        "RunningRange", "center_on", "clip_running", "log_sigmoid_centered", "min_max", "over_references", "preference",
+        "reference_scores",
     ),
     "_weights": ("CurriculumState", "Stage", "anneal", "curriculum", "ema_weights", "potential_difference"),
 }  # fmt: skip

@@ -129,6 +129,54 @@ def hierarchy(*levels: tuple[float, Reward, float], name: str = "hierarchy") -> 
     return combination("hierarchy", rewards, bounds, merge, name=name)
 
 
+def calibrated(
+    reward: Reward, pattern: Reward, threshold: float = 0.5, strength: float = 0.1, *, name: str | None = None
+) -> Reward:
+    r"""Adds to low rewards what a second reward says: for a learned reward that misses good completions.
+
+    .. math:: r' = \min(1, r + \alpha q) \text{ where } r < \tau, \quad r' = r \text{ elsewhere}
+
+    An entry is invalid where the reward has no value, or is low and the second one has none.
+
+    Args:
+      reward: Such as a reward model with values in [0, 1].
+      pattern: :math:`q`, such as `reasoning_patterns`.
+      threshold: :math:`\tau`, below which a reward counts as low, compared in float32.
+      strength: :math:`\alpha`, finite and not negative.
+      name: Name of the result; by default that of the reward.
+
+    Returns:
+      A reward with the parts of both.
+
+    Raises:
+      ValueError: Both have one name, a number is not finite, or the strength is negative.
+      TypeError: An argument is not a `Reward`; when called: a reward is given per token.
+
+    Examples:
+      >>> from agent_tunix.rewards import exact_answer, per_completion, reasoning_patterns
+      >>> pattern = per_completion(reasoning_patterns, name="pattern", bounds=(0, 1))
+      >>> judge = per_completion(exact_answer, "answer", name="judge", bounds=(0, 1))
+      >>> calibrated(judge, pattern).bounds
+      Bounds(low=0.0, high=1.0)
+
+    References:
+      Lv et al., 2025, The Climb Carves Wisdom Deeper Than the Summit, arXiv:2505.22653.
+    """
+    check_rewards("calibrated", (reward, pattern))
+    least, by = finite("the threshold of calibrated", threshold), finite("the strength of calibrated", strength)
+    if by < 0:
+        raise ValueError(f"the strength of calibrated is {strength}; give a number of at least 0")
+
+    def merge(xp: Any, values: Sequence[Any], valid: Sequence[Any]) -> tuple[Any, Any]:
+        high = _reached(xp, values[0], least)
+        lifted = xp.minimum(1, values[0] + by * values[1])
+        return xp.where(high, values[0], lifted), valid[0] & (valid[1] | high)
+
+    below = Bounds(reward.bounds.low, min(reward.bounds.high, least))
+    bounds = hull(reward.bounds, Bounds(*(min(1.0, end) for end in added(below, scaled(pattern.bounds, by)))))
+    return combination("calibrated", (reward, pattern), bounds, merge, name=name or reward.name)
+
+
 def route(by: str, routes: Mapping[Any, Reward], *, default: Reward | None = None, name: str = "route") -> Reward:
     """Gives each prompt to the reward that a column of the dataset names: several tasks in one batch.
 

@@ -127,7 +127,7 @@ def geometric_mean(*rewards: Reward, weights: Sequence[float] | None = None, nam
       Bounds(low=0.0, high=2.0)
     """
     check_rewards("geometric_mean", rewards)
-    exponents = _exponents(rewards, weights)
+    exponents = _exponents(rewards, weights, "geometric_mean")
     used = [index for index, exponent in enumerate(exponents) if exponent]
     for index in used:
         if not rewards[index].bounds.low >= 0:
@@ -144,6 +144,54 @@ def geometric_mean(*rewards: Reward, weights: Sequence[float] | None = None, nam
 
     ends = [Bounds(*(end ** exponents[index] for end in rewards[index].bounds)) for index in used]
     return combination("geometric_mean", rewards, functools.reduce(multiplied, ends), merge, name=name)
+
+
+def signed_geometric_mean(
+    *rewards: Reward, weights: Sequence[float] | None = None, name: str = "signed_geometric_mean"
+) -> Reward:
+    r"""The geometric mean of magnitudes, negative where any reward is negative: all have to be good at once.
+
+    .. math:: r = s \prod_k |r_k|^{w_k / \sum_j w_j}, \qquad s = 1 \text{ if all } r_k \ge 0 \text{, else } -1
+
+    Two negative rewards do not make a positive one, as they would in a `product`. A zero in any of them is a zero of
+    the whole. Zero has to mean the same in all of them: center each first, with `scale(reward, 2, -1)` from [0, 1].
+    An entry is valid only where every reward of non-zero weight has a value.
+
+    Args:
+      *rewards: At least one; names have to differ.
+      weights: One per reward, not negative and not all zero; all the same by default. A part of weight zero is
+        recorded and otherwise ignored, its sign too.
+      name: Name of the mean, the prefix of its parts in a further combination.
+
+    Returns:
+      The mean, on the scale of its parts; its bounds follow from theirs.
+
+    Raises:
+      ValueError: No rewards, a name twice, or weights that do not fit.
+      TypeError: An argument is not a `Reward`; when called: a reward is given per token.
+
+    Examples:
+      >>> layout = per_completion(tag_format, bounds=(-1, 1))
+      >>> signed_geometric_mean(layout, per_completion(exact_answer, "answer", bounds=(0, 4))).bounds
+      Bounds(low=-2.0, high=2.0)
+
+    References:
+      Moschopoulos, Kyriakidis, Lazaridis and Vlahavas, 2023, Lucy-SKG (arXiv 2305.15801): kinesthetic reward
+      combination, the case of equal weights.
+    """
+    kind = "signed_geometric_mean"
+    check_rewards(kind, rewards)
+    exponents = _exponents(rewards, weights, kind)
+    used = [index for index, exponent in enumerate(exponents) if exponent]
+
+    def merge(xp: Any, values: Sequence[Any], valid: Sequence[Any]) -> tuple[Any, Any]:
+        present = functools.reduce(operator.and_, (valid[index] for index in used))
+        kept = [xp.where(present, values[index], 1) for index in used]
+        size = _product([abs(value) ** exponents[index] for index, value in zip(used, kept, strict=True)])
+        return xp.where(functools.reduce(xp.minimum, kept) < 0, -size, size), present
+
+    bounds = _signed_bounds([(rewards[index].bounds, exponents[index]) for index in used])
+    return combination(kind, rewards, bounds, merge, name=name)
 
 
 def minimum(*rewards: Reward, name: str = "minimum") -> Reward:
@@ -268,14 +316,30 @@ def _product(values: Sequence[Any]) -> Any:
     return functools.reduce(operator.mul, values)
 
 
-def _exponents(rewards: Sequence[Reward], weights: Sequence[float] | None) -> list[float]:
+def _exponents(rewards: Sequence[Reward], weights: Sequence[float] | None, kind: str) -> list[float]:
     """Weights that sum to one."""
-    given = [1.0] * len(rewards) if weights is None else [finite("a weight of geometric_mean", w) for w in weights]
+    given = [1.0] * len(rewards) if weights is None else [finite(f"a weight of {kind}", w) for w in weights]
     if len(given) != len(rewards) or min(given) < 0 or not any(given):
         raise ValueError(
-            f"geometric_mean got weights {given} for {len(rewards)} rewards; give one each, none negative, not all 0"
+            f"{kind} got weights {given} for {len(rewards)} rewards; give one each, none negative, not all 0"
         )
     return [weight / math.fsum(given) for weight in given]
+
+
+def _signed_bounds(terms: Sequence[tuple[Bounds, float]]) -> Bounds:
+    """The range of a signed geometric mean of values with these ranges and exponents."""
+
+    def mean(sizes: Sequence[float]) -> float:
+        return (
+            math.prod(size**exponent for size, (_, exponent) in zip(sizes, terms, strict=True)) if all(sizes) else 0.0
+        )
+
+    ranges = [bounds for bounds, _ in terms]
+    most = [max(abs(low), abs(high)) for low, high in ranges]
+    least = [max(low, -high, 0.0) for low, high in ranges]
+    worst = [mean([*most[:k], -low, *most[k + 1 :]]) for k, (low, _) in enumerate(ranges) if low < 0]
+    low = -max(worst) if worst else mean([low for low, _ in ranges])
+    return Bounds(low, -mean(least) if any(high < 0 for _, high in ranges) else mean([high for _, high in ranges]))
 
 
 def _check_terms(terms: Sequence[tuple[float, Reward]]) -> None:

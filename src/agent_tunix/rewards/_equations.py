@@ -43,6 +43,20 @@ def false_statements(text: str) -> list[str]:
     return [f"{left.text} = {right.text}" for left, right in _statements(text) if not _holds(left, right)]
 
 
+def value(expression: str) -> Fraction:
+    """Computes one expression of plain numbers exactly.
+
+    Raises:
+      ValueError: It is none, or beyond the bounds on length, digits, nesting and size.
+      ZeroDivisionError: It divides by zero.
+    """
+    for written, plain in _REWRITES:
+        expression = expression.replace(written, plain)
+    if len(expression) > _MAX_RUN:
+        raise ValueError(f"an expression of {len(expression)} characters; at most {_MAX_RUN} are read")
+    return _Reader(expression.strip()).side().value
+
+
 class _Side(NamedTuple):
     """One side of an equals sign.
 

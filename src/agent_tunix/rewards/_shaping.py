@@ -61,6 +61,40 @@ def chain(*shapings: Shaping) -> Shaping:
     )
 
 
+def annotate(**facts: Callable[[Rollouts], Any]) -> Shaping:
+    """Adds facts about rollouts to the parts of a score, for advantages that look at more than the reward.
+
+    They are not paid: the value stays as it is.
+
+    Args:
+      **facts: Name of a part to a function of rollouts that gives a number for each completion, `[prompts group]`. NaN
+        where there is none.
+
+    Returns:
+      A stateless shaping.
+
+    Raises:
+      ValueError: In the update: the score has a part of that name, or a fact has another shape.
+
+    Examples:
+      >>> shaping = annotate(length=lambda rollouts: rollouts.lengths)
+    """
+
+    def update(score: Score, state: Any, rollouts: Rollouts) -> tuple[Score, Any]:
+        added = {name: jnp.asarray(fact(rollouts), jnp.float32) for name, fact in facts.items()}
+        for name, values in added.items():
+            if name in score.parts:
+                raise ValueError(f"annotate would replace part `{name}` of the score; give the fact another name")
+            if values.shape != jnp.shape(score.value):
+                raise ValueError(
+                    f"annotate got `{name}` of shape {values.shape} for completions {jnp.shape(score.value)}; return "
+                    "one number per completion"
+                )
+        return dataclasses.replace(score, parts={**score.parts, **added}), state
+
+    return Shaping(init=lambda: (), update=update)
+
+
 # --- Baselines and scales ---------------------------------------------------------------------------------------------
 
 
@@ -190,17 +224,21 @@ def _standardize_running(eps: float, decay: float) -> Shaping:
     def update(score: Score, state: RunningMoments, rollouts: Rollouts) -> tuple[Score, RunningMoments]:
         del rollouts
         value, valid = entries(score)
-        state = _with_batch(state, value, valid, decay)
+        state = with_batch(state, value, valid, decay)
         deviation = jnp.sqrt(state.squares / jnp.maximum(state.weight, 1))
         # Not `+ eps` alone: with eps=0, rewards that never varied would be 0 / 0.
         divisor = jnp.where(deviation > 0, deviation + eps, 1)
         return dataclasses.replace(score, value=jnp.where(valid, (value - state.mean) / divisor, 0)), state
 
-    start = (jnp.float32, jnp.float32, jnp.float32, jnp.int32)
-    return Shaping(init=lambda: RunningMoments(*(jnp.zeros((), dtype) for dtype in start)), update=update)
+    return Shaping(init=running_start, update=update)
 
 
-def _with_batch(state: RunningMoments, value: Array, valid: Array, decay: float) -> RunningMoments:
+def running_start() -> RunningMoments:
+    """Moments of no batch."""
+    return RunningMoments(*(jnp.zeros((), dtype) for dtype in (jnp.float32, jnp.float32, jnp.float32, jnp.int32)))
+
+
+def with_batch(state: RunningMoments, value: Array, valid: Array, decay: float) -> RunningMoments:
     """Moments that include one more batch; the same ones if nothing in it is valid."""
     count = valid.sum()
     # Distances from the least value: a flat batch then has its own value as mean, and no variance, without rounding.
@@ -359,6 +397,14 @@ def entries(score: Score) -> tuple[Array, Array]:
     """Values and validity on the device; values are 0 where not valid."""
     valid = jnp.asarray(score.valid)
     return jnp.where(valid, jnp.asarray(score.value, jnp.float32), 0), valid
+
+
+def token_rewards(score: Score, mask: Array) -> Array:
+    """The rewards of tokens, `[prompts group tokens]`; without any, the value at the last token of the mask."""
+    if score.per_token is not None:
+        return jnp.asarray(score.per_token)
+    last = mask & (jnp.cumsum(mask[..., ::-1], axis=-1)[..., ::-1] == 1)
+    return jnp.where(last, entries(score)[0][..., None], 0)
 
 
 def with_mean(state: RunningMean, mean: Array, counts: Array, decay: float) -> tuple[RunningMean, Array]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from agent_tunix import advantages
-from agent_tunix.rewards._shaping import RunningMean, check_decay, entries, with_mean
+from agent_tunix.rewards._shaping import RunningMean, check_decay, entries, token_rewards, with_mean
 from agent_tunix.types import Outcome, Rollouts, Score, Shaping
 
 Schedule = Callable[[Any], Any]
@@ -300,8 +300,7 @@ def potential_difference(
         after = jnp.where(mask & ~last, _potentials(potential, rollouts), 0)
         before = jnp.pad(after, ((0, 0), (0, 0), (1, 0)))[..., :-1]
         value, valid = entries(score)
-        given = jnp.where(last, value[..., None], 0) if score.per_token is None else jnp.asarray(score.per_token)
-        dense = jnp.where(valid[..., None] & mask, given + gamma * after - before, 0)
+        dense = jnp.where(valid[..., None] & mask, token_rewards(score, mask) + gamma * after - before, 0)
         return dataclasses.replace(score, value=value, per_token=dense), state
 
     return Shaping(init=lambda: (), update=update)
