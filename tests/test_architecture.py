@@ -57,6 +57,7 @@ ROOMS: dict[int, tuple[str, ...]] = {
     ),
     5: ("reports",),
     6: (
+        "papers",
         "config",
         "lookup",
         "sources",

@@ -298,6 +298,16 @@ class TunixConfig:
 
 
 @dataclass(frozen=True)
+class PaperConfig:
+    """A published method, on top of the recipe that the other settings describe."""
+
+    name: str | None = None
+    """Its slug, as `agent-tunix papers list` shows it."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its `recipe`."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -315,6 +325,7 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tunix: TunixConfig = field(default_factory=TunixConfig)
+    paper: PaperConfig = field(default_factory=PaperConfig)
     engine: str = "jax"
     """What samples and trains: `jax`, the loop of this package, or `tunix`, the cluster and the learner of Tunix."""
     mesh: str = "data1"

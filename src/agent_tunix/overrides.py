@@ -26,8 +26,8 @@ from agent_tunix.errors import ConfigError, nearest, unknown
 from agent_tunix.recipes import from_mapping
 
 PRIMARY = "config"
-OPEN = ("advantage.arguments", "data.gym_arguments", "data.sources", "tunix.settings")
-"""Mappings whose keys are not known here: of estimators and data sets, names of sources, settings of Tunix."""
+OPEN = ("advantage.arguments", "data.gym_arguments", "data.sources", "tunix.settings", "paper.numbers")
+"""Mappings whose keys are not known here: of estimators, data sets and papers, names of sources, settings of Tunix."""
 
 
 def conf_dir() -> Path:

@@ -13,7 +13,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from agent_tunix import advantages, buckets, curricula, data, lookup, losses, meshes, rewards, sources, tasks, text
+from agent_tunix import (
+    advantages,
+    buckets,
+    curricula,
+    data,
+    lookup,
+    losses,
+    meshes,
+    papers,
+    rewards,
+    sources,
+    tasks,
+    text,
+)
 from agent_tunix.config import Config, LossConfig, RewardConfig, TunixConfig
 from agent_tunix.errors import ConfigError, unknown
 from agent_tunix.plain import flatten
@@ -355,7 +368,8 @@ def recipe(config: Config) -> Recipe:
       ConfigError: If the config cannot mean anything, or its reward function cannot be found.
     """
     validate(config)
-    return Recipe(reward(config), shaping(config), advantage(config), loss(config), keep_group(config))
+    plain = Recipe(reward(config), shaping(config), advantage(config), loss(config), keep_group(config))
+    return plain if config.paper.name is None else papers.paper(config.paper.name, plain, config.paper.numbers)
 
 
 def reward(config: Config) -> Reward:

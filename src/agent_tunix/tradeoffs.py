@@ -104,7 +104,7 @@ class _Bench:
         self.shop, self.parameters, self.group = shop, parameters, group
         self.rows = shop.dataset.train[:prompts]
         self.sample = workshop.sampler(shop)
-        self.reward = recipes.reward(shop.config)
+        self.reward = recipes.recipe(shop.config).reward
         self.keys = jax.random.split(key)
 
     def draw(self) -> tuple[Rollouts, Scored]:

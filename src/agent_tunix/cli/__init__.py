@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agent_tunix.cli import _diagnostics, _planning, _rewards, _training
+from agent_tunix.cli import _diagnostics, _papers, _planning, _rewards, _training
 from agent_tunix.cli._command import RUN_ERROR, USAGE_ERROR, Command, Parser
 from agent_tunix.errors import AgentTunixError, ConfigError, unknown
 from agent_tunix.text import one_line
@@ -102,6 +102,7 @@ COMMANDS = {
     **_rewards.COMMANDS,
     **_diagnostics.COMMANDS,
     **_planning.COMMANDS,
+    **_papers.COMMANDS,
     "version": Command("versions of this package and of what it stands on", lambda parser: None, _version),
 }
 """By word."""
