@@ -250,7 +250,7 @@ def test_a_grader_of_the_package_becomes_the_reward():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("exact_anser", "did you mean `exact_answer`? Allowed: binary_reward, bmas, check_answer"),
+        ("exact_anser", "did you mean `exact_answer`? Allowed: binary_reward, check_answer"),
         ("weighted_sum", "allowed: binary_reward"),
         ("my_rewards.py:short", "did you mean `shorter`? Allowed: odd, shorter."),
         ("my_rewards.py:number", "Allowed: odd, shorter"),

@@ -11,10 +11,10 @@ from agent_tunix.types import Reward
 
 
 def bmas(
-    response: Float[Any, "*texts tokens width"],
-    reference: Float[Any, "*texts reference_tokens width"],
-    response_mask: Bool[Any, "*texts tokens"] | None = None,
-    reference_mask: Bool[Any, "*texts reference_tokens"] | None = None,
+    tokens: Float[Any, "*texts tokens width"],
+    others: Float[Any, "*texts other_tokens width"],
+    mask: Bool[Any, "*texts tokens"] | None = None,
+    others_mask: Bool[Any, "*texts other_tokens"] | None = None,
 ) -> Float[Any, "*texts"]:
     r"""Bidirectional max-average similarity of two sets of embeddings.
 
@@ -26,11 +26,11 @@ def bmas(
     hardly shows.
 
     Args:
-      response: A vector for each token, of any length but 0; vectors of 0 are similar to nothing. Arrays of NumPy or of
-        JAX, leading axes alike.
-      reference: Likewise.
-      response_mask: False on tokens that are not there, such as padding; all are there by default.
-      reference_mask: Likewise.
+      tokens: Of the response, a vector each, of any length but 0; vectors of 0 are similar to nothing. Arrays of NumPy
+        or of JAX, leading axes alike.
+      others: Those of the reference.
+      mask: False on tokens that are not there, such as padding; all are there by default.
+      others_mask: Likewise.
 
     Returns:
       Similarities in [-1, 1]; 0 where either text has no tokens.
@@ -47,8 +47,8 @@ def bmas(
       Xu et al., 2025, Mixed-R1 (arXiv 2505.24164), from memory: the paper takes the embeddings of the tokenizer's
       tokens from the language model. What is returned for empty texts is our choice.
     """
-    said = max_average_similarity(response, reference, response_mask, reference_mask)
-    return (said + max_average_similarity(reference, response, reference_mask, response_mask)) / 2
+    said = max_average_similarity(tokens, others, mask, others_mask)
+    return (said + max_average_similarity(others, tokens, others_mask, mask)) / 2
 
 
 def max_average_similarity(
