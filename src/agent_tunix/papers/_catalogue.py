@@ -118,13 +118,6 @@ _LATER = (
         "1612.06699",
     ),
     (
-        "policy_discriminator",
-        "Pre-Trained Policy Discriminators are General Reward Models",
-        "Dou, Liu, Zou, and others",
-        2025,
-        "2507.05197",
-    ),
-    (
         "preference_context",
         "Beyond Reward: Offline Preference-guided Policy Optimization",
         "Kang and others",
