@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -431,3 +432,40 @@ def test_calibration_error_equals_its_twin(probabilities, labels):
 def test_coins_that_are_predicted_as_coins_are_calibrated():
     assert float(rm.calibration_error(jnp.full(4, 0.5), jnp.asarray([0, 1, 1, 0]))) == 0.0
     assert float(rm.calibration_error(jnp.full(4, 1.0), jnp.asarray([0, 1, 1, 0]))) == 0.5
+
+
+# --- Augmentation -----------------------------------------------------------------------------------------------------
+
+
+def outermost(plane):
+    """Points of which a line leaves all others on one side, by trying every pair of points."""
+    kept = set()
+    for i, j in itertools.permutations(range(len(plane)), 2):
+        (along, up), rest = plane[j] - plane[i], plane - plane[i]
+        across = along * rest[:, 1] - up * rest[:, 0]
+        if (np.delete(across, [i, j]) > 0).all():
+            kept |= {i, j}
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_hull_vertices_are_the_outermost_points_of_the_plane_that_varies_most(seed):
+    rng = np.random.default_rng(seed)
+    plane = rng.normal(size=(9, 2)) * [3, 2]
+    turned, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+    points = np.concatenate([plane - plane.mean(0), 1e-6 * rng.normal(size=(9, 3))], 1) @ turned + rng.normal(size=5)
+    found = rm.hull_vertices(points)
+    assert set(np.flatnonzero(found)) == outermost(plane)
+    assert 3 <= found.sum() < 9
+
+
+def test_hull_vertices_keep_all_where_there_is_no_hull():
+    line = np.arange(5.0)[:, None] * [1, 2, 3]
+    for points in (line[:0], line[:1], line[:2], line, np.ones((4, 3))):
+        assert rm.hull_vertices(points).tolist() == [True] * len(points)
+    square = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1]])
+    assert rm.hull_vertices(np.concatenate([square, square])).sum() == 4
+    corners = np.array([*itertools.product((0.0, 1), repeat=3), (0.5, 0.5, 0.5)])
+    assert rm.hull_vertices(corners, dimensions=3).tolist() == [True] * 8 + [False]
+    with pytest.raises(ValueError, match="at least 2 dimensions, got dimensions=1"):
+        rm.hull_vertices(square, dimensions=1)

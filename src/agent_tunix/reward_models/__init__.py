@@ -12,6 +12,7 @@ encoder by `ranking`, `cross_entropy`, `regression` or `triplet`. `fit` minimize
 Make an objective once and keep it: `fit` is compiled for each one. Ensembles are `jax.vmap` over keys and parameters.
 """
 
+from agent_tunix.reward_models._augmentation import hull_vertices
 from agent_tunix.reward_models._encoders import (
     Encoder,
     Sequences,
@@ -75,6 +76,7 @@ __all__ = [
     "fit",
     "group_pairs",
     "hidden",
+    "hull_vertices",
     "importance_pairs",
     "labeled",
     "last_token",
