@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from agent_tunix import models, policies
+from agent_tunix import models, policies, runs
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -23,6 +23,7 @@ SMALL = [
     "optimizer.learning_rate=1e-5",
 ]  # fmt: skip
 EXACT = ("completion/length", "reward/mean", "group/flat_fraction")
+NEAR = ("policy/loss", "policy/gradient_norm", "policy/kl", "policy/entropy")
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,15 @@ def one(tmp_path_factory, environment):
 
 @pytest.mark.slow
 def test_four_devices_train_as_one_does(whole, one):
+    samples = [list(runs.read_samples(folder)) for folder in (whole, one)]
+    # A draw that falls on the edge between two tokens is another token where sums are taken in another order: on some
+    # processors that happens once in these 192 completions, and the updates from that batch are then not the same.
+    apart = {four["batch"] for four, single in zip(*samples, strict=True) if four["completion"] != single["completion"]}
+    assert len(apart) <= 1
     for four, single in zip(rows(whole), rows(one), strict=True):
         for name in EXACT:
             assert four[name] == single[name], name
-        for name in ("policy/loss", "policy/gradient_norm", "policy/kl", "policy/entropy"):
+        for name in NEAR if four["batch"] not in apart else ():
             assert four[name] == pytest.approx(single[name], abs=1e-5), name
 
 
