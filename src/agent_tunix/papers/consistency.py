@@ -68,7 +68,8 @@ def _measured(key: Key[Array, ""], params: Any, known: Int[Array, "examples symb
     (asked, unlisted), plain = task.instructions(key, 1024), lifted(functools.partial(_score, params))
     fused = consistency(lifted(functools.partial(_fused, params, known)), asked)
     ranking = (plain(asked, task.answer(asked)) > plain(asked, unlisted)).mean()
-    return {"ranking": ranking} | consistency(plain, asked) | {f"fused_{name}": x for name, x in fused.items()}
+    both = {"": consistency(plain, asked) | {"ranking": ranking}, "_fused": fused}
+    return {f"{arm}/{name}": x for arm, found in both.items() for name, x in found.items()}
 
 
 @jax.jit
@@ -103,7 +104,7 @@ def reproduce(seed: int) -> Measured:
     for name, table in tables.items():
         model = models.fit(key, table, MODEL.init(key), RANKING, **FIT).params
         measured = _measured(jax.random.fold_in(key, 7), model, np.concatenate([few.first, few.second]))
-        found |= {f"{name}/{what}": float(x) for what, x in measured.items()}
+        found |= {name + what: float(x) for what, x in measured.items()}
         for estimator, curve in _policies(key, model).items() if name in ("common", "contrast") else ():
             full = name + f"_{estimator}" * (estimator != "group_normalized")
             found |= {f"{full}/policy": float(curve[-20:].mean()), f"{full}/curve": curve}
@@ -125,7 +126,7 @@ PAPER = Paper(
     comparisons=(
         Comparison("response consistency", "common/response", "contrast/response"),
         Comparison("of 512 comparisons, with ConvexDA", "few/response", "convex/response"),
-        Comparison("of 512 comparisons, with RewardFusion", "few/response", "few/fused_response"),
+        Comparison("of 512 comparisons, with RewardFusion", "few/response", "few_fused/response"),
         Comparison("accuracy of the policy", "common/policy", "contrast/policy"),
         Comparison("instruction consistency", "common/instruction", "contrast/instruction"),
         Comparison("the same, without deviation", "common_leave_one_out/policy", "contrast_leave_one_out/policy"),
@@ -136,7 +137,7 @@ PAPER = Paper(
         Check("the contrast model is", lambda m: m["contrast/response"], at_least=0.9),
         Check("its policy is 15 points better", lambda m: m["contrast/policy"] - m["common/policy"], at_least=0.15),
         Check("ConvexDA: 2 points", lambda m: m["convex/response"] - m["few/response"], at_least=0.02),
-        Check("RewardFusion: 2 points", lambda m: m["few/fused_response"] - m["few/response"], at_least=0.02),
+        Check("RewardFusion: 2 points", lambda m: m["few_fused/response"] - m["few/response"], at_least=0.02),
     ),
     laws=(a_reward_of_right_answers_is_consistent,),
     curves={f"{arm}/curve": f"{arm} reward model" for arm in ("common", "contrast")},

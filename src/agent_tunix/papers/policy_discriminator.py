@@ -37,6 +37,7 @@ SCORE = models.scalar(models.compared(lambda params, symbols: MODEL.hidden(param
 RANKING = models.ranking(SCORE)
 
 
+@jax.jit
 def _accuracy(params: Any, pairs: models.Pairs) -> Float[Array, ""]:
     return models.weighted_mean(1.0 * (SCORE(params, pairs.first) > SCORE(params, pairs.second)), pairs.weight)
 
@@ -101,7 +102,8 @@ def reproduce(seed: int) -> Measured:
     known, unseen = jnp.split(jax.random.randint(pool, (POLICIES, task.HABITS), 0, task.CHOICES), [KNOWN])
     start, taught, found = _pretrained(keys[0], known, unseen)
     weights, speaker = jax.random.uniform(taste, (task.HABITS,)), _imitator(keys[3], known)
-    few, held = task.preferences(keys[1], known, weights, 50), task.preferences(keys[2], unseen, weights, 1024)
+    preferences = jax.jit(task.preferences, static_argnums=3)
+    few, held = preferences(keys[1], known, weights, 50), preferences(keys[2], unseen, weights, 1024)
     for arm, params in (("untaught", start), ("taught", taught)):
         tuned, curve = _tuned(keys[4], params, few, held)
         found |= {f"{arm}/before": _accuracy(params, held), f"{arm}/right": curve[-1]}
