@@ -213,7 +213,7 @@ def test_a_lenient_grader_is_flagged_in_a_real_run(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "health_checked_runs.py")]
     command += ["--only", "lenient_grader", "--steps", "100", "--out", str(tmp_path)]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.fullmatch(r"lenient_grader: answer_spam \((?:warn|error)\) after step (\d+), \d+ s\n", said)
-    assert found, said
-    assert int(found[1]) < 50
-    assert any(row.get("health/answer_spam") for row in runs.read_metrics(tmp_path / "lenient_grader"))
+    assert re.fullmatch(r"lenient_grader: \w+ \((?:warn|error)\) after step \d+, \d+ s\n", said), said
+    # It need not be the first alert: where sums are rounded otherwise, a passing rise of the entropy came before it.
+    flagged = [row["step"] for row in runs.read_metrics(tmp_path / "lenient_grader") if row.get("health/answer_spam")]
+    assert min(flagged) < 50
